@@ -1,0 +1,105 @@
+"""The LightningDataModule: reviews, word pieces and (where there is one) the feature store, wired into loaders."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from bertlens.data.batching import Batch, BatchLoader, BatchSettings, EvalSampler, TokenRows, TrainSampler
+from bertlens.data.reviews import ReviewSettings, load_reviews
+from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+
+class ReviewDataModule(pl.LightningDataModule):
+    """Reviews by split: `reviews` (text and label), `pieces` (their ids), and loaders over them."""
+
+    reviews: datasets.DatasetDict
+    pieces: dict[str, WordPieces]
+
+    def __init__(
+        self,
+        reviews: ReviewSettings,
+        tokenizer: ReviewTokenizer,
+        batches: BatchSettings,
+        *,
+        mask_padding: bool,
+        cache: Path,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.review_settings = reviews
+        self.tokenizer = tokenizer
+        self.batches = batches
+        self.mask_padding = mask_padding
+        self.cache = cache
+        self.seed = seed
+        self.pieces = {}
+        self.stored: Mapping[str, Dataset[Batch]] = {}  # splits whose rows come from a feature store
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the reviews and their word pieces; a second call finds them there."""
+        if self.pieces:
+            return
+        self.reviews = load_reviews(self.review_settings)
+        self.pieces = {
+            split: tokenize(self.reviews[split], self.tokenizer, self.cache / "tokens", split=split) for split in SPLITS
+        }
+
+    @property
+    def label_names(self) -> list[str]:
+        return list(self.reviews["train"].features["label"].names)
+
+    @property
+    def pad_to(self) -> int | None:
+        return self.tokenizer.settings.max_length if self.batches.padding == "max_length" else None
+
+    def token_rows(self, split: str) -> TokenRows:
+        """A split's word pieces, as rows to make batches of."""
+        return TokenRows(
+            self.pieces[split], self.reviews[split]["label"], pad_to=self.pad_to, mask_padding=self.mask_padding
+        )
+
+    def _rows(self, split: str) -> Dataset[Batch]:
+        return self.stored.get(split) or self.token_rows(split)
+
+    def _ranks(self) -> dict[str, int]:
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "num_ranks": trainer.world_size} if trainer else {}
+
+    def _loader_options(self) -> dict[str, Any]:
+        # a whole batch is one vectorised look-up: worker processes would only add a copy
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        # a generator of its own: else making an iterator would draw a number that dropout was to have
+        return {"batch_size": None, "num_workers": 0, "pin_memory": on_gpu, "generator": torch.Generator()}
+
+    def train_dataloader(self) -> BatchLoader:
+        sampler = TrainSampler(
+            self.pieces["train"].lengths,
+            batch_size=self.batches.batch_size,
+            similar_length=self.batches.padding == "longest",
+            seed=self.seed,
+            **self._ranks(),
+        )
+        return BatchLoader(self._rows("train"), sampler=sampler, **self._loader_options())
+
+    def _eval_dataloader(self, split: str) -> DataLoader[Any]:
+        lengths = self.pieces[split].lengths
+        if self.pad_to is not None:
+            lengths = lengths * 0 + self.pad_to
+        sampler = EvalSampler(lengths, num_tokens=self.batches.tokens_per_batch, **self._ranks())
+        return DataLoader(self._rows(split), sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._eval_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._eval_dataloader("test")
