@@ -1,0 +1,41 @@
+"""Measure a checkpoint on test reviews: `python evaluate.py checkpoint=PATH`; see `python evaluate.py --help`."""
+
+from pathlib import Path
+
+from bertlens import build
+from bertlens.analysis.metrics import figures
+from bertlens.config import EvaluateConfig
+from bertlens.launch import launch
+from bertlens.run import Stages, write_figures, write_metrics, write_predictions
+from bertlens.training.checkpoint import read_checkpoint, restore
+from bertlens.training.module import ReviewModule
+from bertlens.training.summary import print_result
+
+
+def evaluate(config: EvaluateConfig, run_folder: Path) -> dict[str, float]:
+    """The metrics of a checkpoint on the test split; writes them, the figures and every review's probabilities."""
+    stages = Stages()
+    with stages("model"):
+        checkpoint = read_checkpoint(Path(config.checkpoint))
+        classifier, tokenizer = restore(checkpoint)
+        module = ReviewModule(classifier, info=checkpoint.info)
+        trainer = build.evaluator(config.trainer)
+    with stages("data"):
+        data = build.evaluation_data(config, checkpoint.info, tokenizer)
+        data.setup("test")
+    with stages("test", num_reviews=len(data.pieces["test"])):
+        trainer.test(module, data, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        _, labels, probabilities = module.test_result
+        names = checkpoint.info.label_names
+        write_figures(run_folder, figures(labels, probabilities, names))
+        write_predictions(
+            run_folder / "predictions.parquet", data.reviews["test"]["text"], labels, probabilities, names
+        )
+        print_result(write_metrics(run_folder, metrics, stages, checkpoint=config.checkpoint), run_folder)
+    return metrics
+
+
+if __name__ == "__main__":
+    launch("evaluate", evaluate)

@@ -1,0 +1,192 @@
+"""The one place where configuration becomes objects. Behind it nothing knows of Hydra."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra.utils
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from bertlens.config import EvaluateConfig, HardwareConfig, ModelConfig, TrainConfig
+from bertlens.data.batching import BatchSettings
+from bertlens.data.datamodule import SPLITS, ReviewDataModule
+from bertlens.data.reviews import ReviewSettings
+from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
+from bertlens.errors import InputError
+from bertlens.model.features import FeatureRows, FeatureSettings, FeatureStores
+from bertlens.model.pretrained import Pretrained, PretrainedSettings
+from bertlens.training.callbacks import IterationLines
+from bertlens.training.checkpoint import (
+    AtomicCheckpointIO,
+    CheckpointInfo,
+    ModelSettings,
+    build_classifier,
+    load_published,
+)
+from bertlens.training.module import ReviewModule
+from bertlens.training.optim import OptimizerSettings
+
+log = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings")
+
+
+def settings(kind: type[Settings], config: Any, **given: Any) -> Settings:
+    """The fields of `kind` as `config` has them under the same names; `given` ones as given."""
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in vars(config).items() if name in names} | given)
+
+
+def pretrained_settings(config: ModelConfig) -> PretrainedSettings:
+    """Where the weights come from; the pins apply to the model they were made for."""
+    if Path(config.pretrained).expanduser().is_dir():
+        return PretrainedSettings(name=str(Path(config.pretrained).expanduser().resolve()))
+    if config.pretrained != config.published.name:
+        return PretrainedSettings(name=config.pretrained)
+    return settings(PretrainedSettings, config.published)
+
+
+def tokenizer(config: TrainConfig, pretrained: Pretrained) -> ReviewTokenizer:
+    positions = pretrained.config.max_position_embeddings
+    if config.data.max_length > positions:
+        raise InputError(f"data.max_length={config.data.max_length}: the model has positions for {positions} pieces")
+    lowercase = pretrained.lowercase if config.data.lowercase is None else config.data.lowercase
+    return ReviewTokenizer(pretrained.vocabulary, settings(TokenizerSettings, config.data, lowercase=lowercase))
+
+
+def datamodule(config: TrainConfig, tokenizer: ReviewTokenizer) -> ReviewDataModule:
+    return ReviewDataModule(
+        settings(ReviewSettings, config.data),
+        tokenizer,
+        settings(BatchSettings, config.data),
+        mask_padding=config.model.attention_mask,
+        cache=Path(config.cache_dir),
+        seed=config.seed,
+    )
+
+
+def module(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) -> ReviewModule:
+    """The classifier with its published weights, ready to train. Seed before: the head is drawn here."""
+    info = CheckpointInfo(
+        pretrained=pretrained_settings(config.model),
+        sha256=pretrained.sha256,
+        config=pretrained.config,
+        model=settings(ModelSettings, config.model),
+        tokenizer=data.tokenizer.settings,
+        reviews=data.review_settings,
+        batches=data.batches,
+        label_names=data.label_names,
+        vocabulary=pretrained.vocabulary,
+    )
+    classifier = build_classifier(info)
+    load_published(classifier, pretrained)
+    return ReviewModule(
+        classifier,
+        info=info,
+        optimizer=settings(OptimizerSettings, config.optimizer),
+        whole_model=config.checkpoint.whole_model,
+    )
+
+
+def features(
+    config: TrainConfig, module: ReviewModule, data: ReviewDataModule, device: torch.device, *, sweeping: bool
+) -> dict[str, FeatureRows]:
+    """The stored features of each split, found or built; empty where the run computes them as it goes."""
+    chosen = config.features.cache
+    classifier = module.classifier
+    if chosen == "off" or classifier.frozen_depth is None or classifier.frozen_dropout:
+        reason = (
+            "features.cache=off" if chosen == "off" else "no layer is frozen, or dropout is live in the frozen ones"
+        )
+        log.info("features: not stored (%s)", reason)
+        return {}
+    stores = FeatureStores(
+        features_folder(config.cache_dir),
+        classifier.to(device),
+        settings=settings(FeatureSettings, config.features),
+        device=device,
+        tokens_per_batch=config.data.tokens_per_batch,
+    )
+    splits = [split for split in SPLITS if split != "test" or config.test]
+    rows = {split: data.token_rows(split) for split in splits}
+    found = {split: stores.find(rows[split]) for split in splits}
+    if None not in found.values():
+        log.info("features: read from the store, nothing to compute")
+    elif chosen == "auto" and config.trainer.max_epochs == 1 and not sweeping:
+        log.info("features: not stored (a single pass over the data; features.cache=on stores them for later runs)")
+        return {}
+    try:
+        return {split: found[split] or stores.find_or_build(rows[split], name=split) for split in splits}
+    except InputError as error:
+        if chosen == "on":
+            raise
+        log.warning("features: not stored (%s)", error)
+        return {}
+
+
+def features_folder(cache_dir: str) -> Path:
+    return Path(cache_dir) / "features"
+
+
+def trainer(config: TrainConfig, run_folder: Path) -> pl.Trainer:
+    folder = run_folder / "checkpoints"
+    best = ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+    last = ModelCheckpoint(
+        folder,
+        filename="last",
+        monitor=None,
+        every_n_train_steps=config.checkpoint.every_n_steps,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[pl.Callback] = [hydra.utils.instantiate(callback) for callback in config.callbacks.values()]
+    callbacks += [best, last]
+    if config.print_every is not None:
+        callbacks.append(IterationLines(every=config.print_every))
+    logger = TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False)
+    options = dataclasses.asdict(config.trainer)
+    options["enable_progress_bar"] &= config.print_every is None
+    return _trainer(options, callbacks, logger=logger)
+
+
+def evaluator(config: HardwareConfig) -> pl.Trainer:
+    """A Trainer that only measures."""
+    return _trainer(dataclasses.asdict(config), [], logger=False)
+
+
+def _trainer(options: dict[str, Any], callbacks: list[pl.Callback], *, logger: Any) -> pl.Trainer:
+    if options.get("enable_progress_bar", True):
+        callbacks = [*callbacks, RichProgressBar(refresh_rate=10)]
+    try:
+        return pl.Trainer(
+            **options,
+            callbacks=callbacks,
+            logger=logger,
+            plugins=[AtomicCheckpointIO()],
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise InputError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def evaluation_data(config: EvaluateConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer) -> ReviewDataModule:
+    """The test reviews of a checkpoint's run, or others where the configuration names them."""
+    given = {name: value for name, value in vars(config.data).items() if value is not None}
+    tokens_per_batch = given.pop("tokens_per_batch", info.batches.tokens_per_batch)
+    if "test_file" in given:
+        given["source"], given["path"] = "files", None
+    return ReviewDataModule(
+        dataclasses.replace(info.reviews, **given),
+        tokenizer,
+        dataclasses.replace(info.batches, tokens_per_batch=tokens_per_batch),
+        mask_padding=info.model.attention_mask,
+        cache=Path(config.cache_dir),
+        seed=info.reviews.seed,
+    )

@@ -1,0 +1,224 @@
+"""The typed schema of conf/: what each key means, what type it has, and the checks across keys.
+
+The values live in conf/ alone, the meanings here alone. A key that is in one and not in the other is an error.
+"""
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bertlens.errors import InputError
+
+
+def key(meaning: str) -> Any:
+    """A setting: its value comes from conf/, its meaning is shown by --help."""
+    return field(default=MISSING, metadata={"meaning": meaning})
+
+
+def section(kind: type) -> Any:
+    return field(default_factory=kind)
+
+
+@dataclass
+class DataConfig:
+    source: str = key("where reviews come from: hub, local, files or demo")
+    path: str | None = key("a local folder instead of the source: Parquet files, or the aclImdb tree of text files")
+    hub_name: str = key("the data set's name on the hub")
+    hub_revision: str = key("the commit of the data set that is read")
+    train_file: str | None = key("own reviews (data=files): .tsv, .csv, .jsonl or .parquet")
+    validation_file: str | None = key("own validation reviews; null: a part of the training reviews")
+    test_file: str | None = key("own test reviews")
+    text_column: str = key("the column with the text")
+    label_column: str = key("the column with the label")
+    header: bool = key("whether the first line of a .tsv or .csv names the columns; if not, they are named 0, 1, ...")
+    max_reviews: int | None = key("at most so many reviews of each split, every class in its share; null: all")
+    validation_fraction: float = key("share of the training reviews kept for validation where the source has none")
+    seed: int = key("decides the validation split, max_reviews and the demo's reviews")
+    num_demo_reviews: int = key("how many reviews the demo writes")
+    cleaning: str = key("notebook: drop <br />, replace punctuation but . and , by spaces; none: as BERT does")
+    lowercase: bool | None = key("null: as the published model says")
+    truncation: str = key("which part of a long review is kept: head, tail or head_tail")
+    max_length: int = key("word pieces a review, [CLS] and [SEP] included")
+    batch_size: int = key("reviews a training step and process")
+    tokens_per_batch: int = key("word pieces a batch where no gradient is needed: validation, test, features")
+    padding: str = key("longest: a batch is as long as its longest review; max_length: always max_length")
+
+
+@dataclass
+class PublishedConfig:
+    name: str = key("the model these pins are of; they apply while model.pretrained is this name")
+    revision: str = key("the commit of the model on the hub")
+    package: str | None = key("an installed package that carries the same files")
+    sha256: dict[str, str] = key("file name: SHA-256, checked before the file is read")
+
+
+@dataclass
+class ModelConfig:
+    pretrained: str = key("a hub name, or a folder with config.json, vocab.txt and model.safetensors")
+    published: PublishedConfig = section(PublishedConfig)
+    trainable_layers: Any = key("encoder layers trained, from the top: 0 (head only) to all of them, or all")
+    attention_mask: bool = key("false: padding is attended to as if it were text (the notebook's way)")
+    frozen_dropout: bool = key("true: dropout also in layers that are not trained (the notebook's way)")
+    frozen_dtype: str = key("number format of the frozen layers and of their stored output: bfloat16 or float32")
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = key("Adam's learning rate")
+    head_lr: float | None = key("the linear head's own learning rate; null: lr")
+    weight_decay: float = key("decoupled weight decay (AdamW); 0 is Adam")
+    schedule: str = key("constant, or linear: down to 0 at the last step")
+    warmup: float = key("share of all steps over which the learning rate rises from 0")
+
+
+@dataclass
+class HardwareConfig:
+    accelerator: str = key("auto, cpu, gpu or mps")
+    devices: Any = key("how many devices, which (a list), or auto")
+    strategy: str = key("auto, ddp, ...: see Lightning's Trainer")
+    num_nodes: int = key("machines")
+    precision: str = key("of the trained part: 32-true, bf16-mixed, 16-mixed")
+
+
+@dataclass
+class TrainerConfig(HardwareConfig):
+    max_epochs: int = key("passes over the training reviews")
+    max_steps: int = key("stop after so many steps; -1: no limit")
+    accumulate_grad_batches: int = key("batches a step")
+    gradient_clip_val: float | None = key("largest norm of the gradient; null: no limit")
+    limit_train_batches: float | None = key("train on this share of the batches; null: all")
+    log_every_n_steps: int = key("steps between two points of the training loss in TensorBoard")
+    deterministic: bool = key("only algorithms that give the same bits every time (slower on a GPU)")
+    enable_progress_bar: bool = key("show progress")
+
+
+@dataclass
+class CheckpointConfig:
+    path: str | None = key("resume from this checkpoint; checkpoint=PATH is short for it")
+    keep: str = key("which epoch's weights are tested and reported: best (by validation accuracy) or last")
+    every_n_steps: int | None = key("also save last.ckpt every so many steps; null: after each epoch")
+    whole_model: bool = key("save all parameters and the vocabulary, not only what was trained")
+
+
+@dataclass
+class FeaturesConfig:
+    cache: str = key("keep what the frozen layers compute: auto (where it saves time), on or off")
+    max_trainable_layers: int | None = key("let runs that train up to so many layers share the store; sweeps set it")
+    max_gb: float | None = key("largest size of all stores together, least recently used removed first; null: no limit")
+    device: str = key("auto: in the GPU's memory where they fit; cpu: always from the file")
+    clear: bool = key("remove all stores and stop")
+
+
+@dataclass
+class TrainConfig:
+    data: DataConfig = section(DataConfig)
+    model: ModelConfig = section(ModelConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    trainer: TrainerConfig = section(TrainerConfig)
+    features: FeaturesConfig = section(FeaturesConfig)
+    checkpoint: CheckpointConfig = section(CheckpointConfig)
+    callbacks: dict[str, Any] = key("Lightning callbacks by name, each with its _target_")
+    seed: int = key("decides the head's first weights, the order of reviews and dropout")
+    test: bool = key("measure the test reviews at the end")
+    print_every: int | None = key("print loss, seconds and batch accuracy every so many iterations; null: never")
+    cache_dir: str = key("where word pieces and features are kept between runs")
+
+
+@dataclass
+class EvaluateDataConfig:
+    path: str | None = key("other reviews than the checkpoint's: a local folder; null: the checkpoint's")
+    test_file: str | None = key("other reviews than the checkpoint's: a file of one's own")
+    text_column: str | None = key("the column with the text; null: the checkpoint's")
+    label_column: str | None = key("the column with the label; null: the checkpoint's")
+    max_reviews: int | None = key("at most so many reviews; null: as many as the checkpoint's run")
+    tokens_per_batch: int | None = key("word pieces a batch; null: the checkpoint's")
+
+
+@dataclass
+class EvaluateConfig:
+    checkpoint: str = key("the checkpoint to evaluate, such as outputs/train/<date>/<time>/checkpoints/best.ckpt")
+    data: EvaluateDataConfig = section(EvaluateDataConfig)
+    trainer: HardwareConfig = section(HardwareConfig)
+    cache_dir: str = key("where word pieces and features are kept between runs")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+
+# the objects a configuration may name: what Lightning itself wants as objects, and nothing else
+ALLOWED_TARGETS = ("pytorch_lightning.callbacks.",)
+
+Settings = TypeVar("Settings")
+
+
+def typed(composed: DictConfig, schema: type[Settings]) -> Settings:
+    """The composed configuration as an object of the schema. Raises `InputError` naming the key that does not fit."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise InputError(f"{names}: no value; give one on the command line, such as {min(missing)}=...")
+        config: Settings = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    return config
+
+
+def check_train(config: TrainConfig) -> None:
+    """What only several keys together can get wrong. Raises one `InputError` with all of it."""
+    data, model, trainer = config.data, config.model, config.trainer
+    problems = []
+    if not model.attention_mask and data.padding != "max_length":
+        problems.append(
+            "model.attention_mask=false needs data.padding=max_length, or a verdict depends on the batch's longest"
+        )
+    if model.frozen_dtype not in ("bfloat16", "float32"):
+        problems.append(f"model.frozen_dtype={model.frozen_dtype!r}: choose bfloat16 or float32")
+    if config.features.cache == "on" and (model.frozen_dropout or model.trainable_layers == "all"):
+        problems.append(
+            "features.cache=on needs frozen layers without dropout: what they compute must be the same always"
+        )
+    if config.checkpoint.keep not in ("best", "last"):
+        problems.append(f"checkpoint.keep={config.checkpoint.keep!r}: choose best or last")
+    if trainer.max_epochs < 1:
+        problems.append(f"trainer.max_epochs={trainer.max_epochs}: at least 1")
+    for name, value in (
+        ("print_every", config.print_every),
+        ("checkpoint.every_n_steps", config.checkpoint.every_n_steps),
+    ):
+        if value is not None and value < 1:
+            problems.append(f"{name}={value}: at least 1, or null")
+    for name, settings in config.callbacks.items():
+        target = str(settings.get("_target_")) if isinstance(settings, dict) else None
+        if target is None or not target.startswith(ALLOWED_TARGETS):
+            problems.append(f"callbacks.{name}._target_={target}: only {ALLOWED_TARGETS[0]}* may be named")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def keys_of(schema: type, prefix: str = "") -> dict[str, str]:
+    """Every key of a schema, dotted, with its meaning."""
+    found: dict[str, str] = {}
+    for part in dataclasses.fields(schema):
+        kind = typing.get_type_hints(schema)[part.name]
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            found |= keys_of(kind, f"{prefix}{part.name}.")
+        else:
+            found[prefix + part.name] = part.metadata["meaning"]
+    return found
+
+
+def nearest_key(name: str, schema: type) -> str | None:
+    """The key a misspelt one was probably meant to be."""
+    known = list(keys_of(schema))
+    by_last = {k.rsplit(".", 1)[-1]: k for k in known}
+    if name in by_last:
+        return by_last[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    return close[0] if close else None

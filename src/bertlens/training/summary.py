@@ -1,0 +1,78 @@
+"""What a run tells its user: in the terminal what is trained and what came out, in TensorBoard the rest."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from bertlens.analysis.metrics import figures
+from bertlens.model.classifier import ReviewClassifier
+from bertlens.training.module import ReviewModule
+
+
+@rank_zero_only
+def print_parts(classifier: ReviewClassifier) -> None:
+    """What is trained: N of M parameters, by part."""
+    parts = list(classifier.parts())
+    trained = sum(part.num_parameters for part in parts if part.trained)
+    table = Table()
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    table.add_column("trained")
+    for part in parts:
+        table.add_row(part.name, f"{part.num_parameters:,}", "yes" if part.trained else "frozen")
+    console = Console()
+    console.print(f"{trained:,} of {sum(part.num_parameters for part in parts):,} parameters are trained")
+    console.print(table)
+
+
+@rank_zero_only
+def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
+    table = Table(title="result")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in written["metrics"].items():
+        table.add_row(name, f"{value:.4f}")
+    for stage, seconds in written["seconds"].items():
+        speed = written["reviews_per_second"].get(stage)
+        table.add_row(f"{stage}, seconds", f"{seconds:.1f}" + (f" ({speed:,.0f} reviews/s)" if speed else ""))
+    console = Console()
+    console.print(table)
+    console.print(relative(run_folder), highlight=False, soft_wrap=True)
+
+
+def relative(path: Path) -> str:
+    """A path as one would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+@rank_zero_only
+def log_test(logger: Logger | None, module: ReviewModule, config: Any, metrics: Mapping[str, Any]) -> None:
+    """PR curve, figures and the hparams tab with the run's settings and final metrics."""
+    assert isinstance(logger, TensorBoardLogger)
+    _, labels, probabilities = module.test_result
+    names = module.info.label_names
+    writer = logger.experiment
+    for index, name in enumerate(names):
+        if len(names) > 2 or index == 1:
+            writer.add_pr_curve(f"test/{name}", labels == index, probabilities[:, index])
+    for name, figure in figures(labels, probabilities, names).items():
+        writer.add_figure(f"test/{name}", figure)
+    logger.log_hyperparams(_flat(dataclasses.asdict(config)), {name: float(value) for name, value in metrics.items()})
+    logger.save()
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[prefix + name] = value if isinstance(value, int | float | bool) else str(value)
+    return flat

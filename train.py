@@ -1,0 +1,54 @@
+"""Fine-tune BERT on reviews: `python train.py trainer.devices=1`; see `python train.py --help`."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from bertlens import build
+from bertlens.config import TrainConfig, check_train
+from bertlens.launch import is_sweep, launch
+from bertlens.model.features import clear
+from bertlens.model.pretrained import find_pretrained
+from bertlens.run import Stages, write_metrics
+from bertlens.training.callbacks import best_accuracy
+from bertlens.training.summary import log_test, print_parts, print_result
+
+
+def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
+    """One run: fit, measure the kept epoch on the test reviews, write. Returns the metrics."""
+    check_train(config)
+    if config.features.clear:
+        print(f"{clear(build.features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
+        return {}
+    stages = Stages()
+    with stages("data"):
+        pretrained = find_pretrained(build.pretrained_settings(config.model))
+        data = build.datamodule(config, build.tokenizer(config, pretrained))
+        data.setup()
+    with stages("model"):
+        pl.seed_everything(config.seed, verbose=False)
+        module = build.module(config, data, pretrained)
+        trainer = build.trainer(config, run_folder)
+    print_parts(module.classifier)
+    with stages("features"):
+        data.stored = build.features(config, module, data, trainer.strategy.root_device, sweeping=is_sweep())
+
+    num_train = len(data.pieces["train"]) * config.trainer.max_epochs
+    with stages("fit", num_reviews=num_train):
+        trainer.fit(module, data, ckpt_path=config.checkpoint.path)
+    metrics = best_accuracy(trainer)
+    if config.test:
+        kept = config.checkpoint.keep if metrics else "last"
+        with stages("test", num_reviews=len(data.pieces["test"])):
+            trainer.test(module, data, ckpt_path=run_folder / "checkpoints" / f"{kept}.ckpt", verbose=False)
+        metrics |= trainer.callback_metrics
+        log_test(trainer.logger, module, config, metrics)
+    if trainer.is_global_zero:
+        written = write_metrics(run_folder, metrics, stages, seed=config.seed)
+        print_result(written, run_folder)
+    return metrics
+
+
+if __name__ == "__main__":
+    launch("train", train)
