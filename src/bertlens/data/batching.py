@@ -21,8 +21,9 @@ from bertlens.errors import InputError
 
 Rows = npt.NDArray[np.int64]
 
-# reviews are sorted by length within so many batches: enough to pad little, few enough to mix well
-BATCHES_PER_BUCKET = 50
+# reviews are sorted by length within buckets: large enough to pad little, and so many that the grouping changes
+MAX_BATCHES_PER_BUCKET = 50
+MIN_BUCKETS = 8
 PADDINGS = ("longest", "max_length")
 
 
@@ -62,13 +63,14 @@ def shuffled_batches(
     order = random.permutation(len(lengths))
     step = batch_size * num_ranks
     if similar_length:
-        bucket = step * BATCHES_PER_BUCKET
+        bucket = step * max(1, min(MAX_BATCHES_PER_BUCKET, len(order) // step // MIN_BUCKETS))
         parts = [order[start : start + bucket] for start in range(0, len(order), bucket)]
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
     batches = [order[start : start + step] for start in range(0, len(order), step)]
     if len(batches) > 1 and len(batches[-1]) < num_ranks:
         # a rank without a review would leave the others waiting for its gradient
-        batches[-2:] = np.array_split(np.concatenate(batches[-2:]), 2)
+        last = np.concatenate(batches[-2:])
+        batches[-2:] = np.array_split(last, 2) if len(last) >= 2 * num_ranks else [last]  # else: batches of one
     return [batches[index] for index in random.permutation(len(batches))]
 
 
@@ -111,7 +113,8 @@ class TrainSampler(Sampler[list[int]]):
             self.epoch, self.position = epoch, 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // (self.batch_size * self.num_ranks))
+        step = self.batch_size * self.num_ranks
+        return len(self.lengths) // step if self.batch_size == 1 else -(-len(self.lengths) // step)
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = shuffled_batches(

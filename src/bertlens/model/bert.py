@@ -141,9 +141,9 @@ class BertSelfAttention(nn.Module):
         """The same for chosen positions, with the few queries folded through the key and value projections.
 
         q . (W_k x + b_k) = (W_k^T q) . x + q . b_k, and sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) +
-        b_v sum_i a_i, so the L word pieces are never projected. q . b_k is the same for all keys of a query and cancels in the
-        softmax: the key bias has no influence (and no gradient) here or in the full form. The sum of a query's
-        weights is 1 until dropout thins them, hence the factor on the value bias.
+        b_v sum_i a_i, so the L word pieces are never projected. q . b_k is the same for all keys of a query and cancels
+        in the softmax: the key bias has no influence, and a gradient of 0, here and in the full form. The sum of a
+        query's weights is 1 until dropout thins them, hence the factor on the value bias.
         """
         B, _, H = hidden.shape
         N, D, Q = self.num_heads, self.head_size, len(positions)

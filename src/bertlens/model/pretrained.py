@@ -8,6 +8,7 @@ run code, and a configured SHA-256 is checked before a byte is parsed.
 import hashlib
 import importlib.util
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 from bertlens.data.tokenizer import read_vocabulary
 from bertlens.errors import InputError
 from bertlens.model.bert import BertConfig
+
+log = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # what published checkpoints hold beside the encoder, and what a classifier has no use for
@@ -54,7 +57,7 @@ class Pretrained:
 def find_pretrained(settings: PretrainedSettings) -> Pretrained:
     """Locate, verify and describe a model. Raises `InputError` if it is not there or not what it should be."""
     folder = _folder(settings)
-    weights_path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    weights_path = _weights_in(folder)
     if weights_path is None:
         raise InputError(f"model.pretrained={folder}: no {' or '.join(WEIGHT_FILES)} in this folder")
     sha256 = {path.name: _digest(path) for path in (weights_path, folder / "vocab.txt")}
@@ -83,6 +86,10 @@ def find_pretrained(settings: PretrainedSettings) -> Pretrained:
     )
 
 
+def _weights_in(folder: Path) -> Path | None:
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+
+
 def _folder(settings: PretrainedSettings) -> Path:
     local = Path(settings.name).expanduser()
     if local.is_dir():
@@ -97,9 +104,12 @@ def _folder(settings: PretrainedSettings) -> Path:
         raise InputError(f"model.pretrained={settings.name!r}: not a folder on this machine, and not a hub name")
     try:
         # the cache first: a revision pinned to a commit never changes, so no request is made where the files are there
-        return _snapshot(settings, local_files_only=True)
-    except Exception:
-        pass
+        cached = _snapshot(settings, local_files_only=True)
+        # what another tool or an interrupted download left there may be a part only
+        if (cached / "config.json").is_file() and (cached / "vocab.txt").is_file() and _weights_in(cached):
+            return cached
+    except Exception as error:
+        log.debug("%s is not in the hub's cache: %s", settings.name, error)
     try:
         return _snapshot(settings, local_files_only=False)
     except Exception as error:  # of the hub or its HTTP client, whose errors share no closer base

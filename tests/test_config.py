@@ -1,0 +1,138 @@
+"""conf/ and its schema say the same, and what a user gets wrong is named in one line."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from bertlens.config import SCHEMAS, check_train, keys_of, typed
+from bertlens.errors import InputError
+from bertlens.launch import CONF, _shared_store, _spelt_out, help_text, one_line
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def composed(name: str, *overrides: str):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, [*overrides, "hydra/job_logging=none"])
+
+
+def dotted(node, prefix=""):
+    for key, value in node.items():
+        if hasattr(value, "items") and prefix + key not in ("model.published.sha256", "callbacks", "sha256"):
+            yield from dotted(value, f"{prefix}{key}.")
+        elif not hasattr(value, "items") or prefix + key in ("callbacks",) or key == "sha256":
+            yield prefix + key
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_conf_has_every_key_of_the_schema_and_no_other(name):
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(composed(name))
+    assert set(dotted(values)) == set(keys_of(SCHEMAS[name]))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_presets_fit_the_schema(experiment):
+    config = typed(composed("train", f"experiment={experiment}"), SCHEMAS["train"])
+    check_train(config)
+
+
+def test_notebook_preset_is_the_notebook():
+    config = typed(composed("train", "experiment=notebook"), SCHEMAS["train"])
+    assert (config.optimizer.lr, config.trainer.max_epochs, config.data.batch_size) == (5e-5, 2, 32)
+    assert (config.data.padding, config.data.max_length, config.model.attention_mask) == ("max_length", 256, False)
+    assert config.model.frozen_dropout
+    assert config.model.frozen_dtype == "float32"
+    assert (config.checkpoint.keep, config.print_every) == ("last", 10)
+
+
+def test_help_has_a_line_for_every_key():
+    lines = help_text("train").splitlines()
+    for key, meaning in keys_of(SCHEMAS["train"]).items():
+        assert any(line.split()[:1] == [key] and line.endswith(meaning.replace("$", "$$")) for line in lines), key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["trainer.max_epochs=many"], "trainer.max_epochs"),
+        (["optimizer.lr=fast"], "optimizer.lr"),
+        (["data.header=perhaps"], "data.header"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(overrides, named):
+    with pytest.raises(InputError, match=named):
+        typed(composed("train", *overrides), SCHEMAS["train"])
+
+
+def test_problems_across_keys_come_together():
+    config = typed(
+        composed(
+            "train",
+            "model.attention_mask=false",
+            "model.frozen_dtype=int4",
+            "checkpoint.keep=worst",
+            "trainer.max_epochs=0",
+            "+callbacks.evil._target_=os.system",
+        ),
+        SCHEMAS["train"],
+    )
+    with pytest.raises(InputError) as caught:
+        check_train(config)
+    for key in (
+        "data.padding",
+        "model.frozen_dtype",
+        "checkpoint.keep",
+        "trainer.max_epochs",
+        "callbacks.evil._target_",
+    ):
+        assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("optimizer.lrr=1", "optimizer.lr"),
+        ("lr=1", "optimizer.lr"),
+        ("trainer.epochs=3", "trainer.max_epochs"),
+        ("data.max_lenght=3", "data.max_length"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest(argument, meant):
+    with pytest.raises(InputError, match=f"did you mean {meant}"):
+        _spelt_out(argument, SCHEMAS["train"])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["optimizer.lr=1e-5,2e-5", "experiment=demo", "model=minilm", "hydra/launcher=joblib", "hydra.run.dir=x", "-m"],
+)
+def test_right_arguments_pass(argument):
+    assert _spelt_out(argument, SCHEMAS["train"]) == argument
+
+
+def test_checkpoint_is_short_for_its_path():
+    assert _spelt_out("checkpoint=a/b.ckpt", SCHEMAS["train"]) == "checkpoint.path=a/b.ckpt"
+    assert _spelt_out("checkpoint=a/b.ckpt", SCHEMAS["evaluate"]) == "checkpoint=a/b.ckpt"
+
+
+def test_a_sweep_over_depth_asks_for_one_store_that_serves_all():
+    assert _shared_store(["-m", "model.trainable_layers=0,2,1"])[-1] == "features.max_trainable_layers=2"
+    for kept in (["model.trainable_layers=2"], ["-m", "model.trainable_layers=1,2", "features.max_trainable_layers=3"]):
+        assert _shared_store(kept) == kept
+
+
+def test_an_error_is_one_line_without_control_characters():
+    assert one_line(InputError("a\nb\x1b[31mc\u202e")) == "a b [31mc"
+    assert one_line(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_every_conf_file_says_what_it_is():
+    for path in Path(CONF).rglob("*.yaml"):
+        assert path.read_text(encoding="utf-8").startswith("#"), path
+
+

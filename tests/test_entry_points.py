@@ -1,0 +1,304 @@
+"""train.py and evaluate.py as people use them: in this process where that will do, in one of their own where not."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bertlens.config import SCHEMAS, typed
+from bertlens.errors import InputError
+from bertlens.launch import CONF
+from bertlens.training.checkpoint import read_checkpoint, restore
+
+sys.path.insert(0, str(CONF.parent))
+from evaluate import evaluate
+from train import train
+
+
+@pytest.fixture
+def tiny_run(tiny_model, tiny_reviews, tmp_path):
+    """What makes a run tiny, as overrides."""
+    return [
+        f"model.pretrained={tiny_model}",
+        f"data.path={tiny_reviews}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "data.max_length=48",
+        "data.batch_size=16",
+        "optimizer.lr=1e-3",
+        "trainer.accelerator=cpu",
+        "trainer.devices=1",
+        "trainer.enable_progress_bar=false",
+    ]
+
+
+def run(task, folder: Path, *overrides: str):
+    name = task.__name__
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(compose(name, list(overrides)), SCHEMAS[name])
+    return task(config, folder)
+
+
+def command(name: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(CONF.parent / f"{name}.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def written(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_run_writes_what_the_readme_says(tiny_run, tmp_path):
+    run(train, tmp_path / "run", *tiny_run, "seed=7")
+    content = written(tmp_path / "run")
+    assert {"val/accuracy", "test/accuracy", "test/f1", "test/auroc", "test/loss"} <= set(content["metrics"])
+    assert content["seed"] == 7
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["seconds"]["fit"] > 0
+    assert content["reviews_per_second"]["test"] > 0
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"train/loss", "train/accuracy", "val/accuracy", "val/f1", "val/auroc", "test/accuracy"} <= set(
+        tags["scalars"]
+    )
+    assert any(tag.startswith("lr-") for tag in tags["scalars"])
+    assert "test/confusion_matrix" in tags["images"]
+    assert any("positive" in tag for tag in tags["tensors"])
+    assert "_hparams_/session_start_info" in {*events.summary_metadata} | {*tags.get("tensors", [])}
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache):
+    reported = run(train, tmp_path / "run", *tiny_run, f"features.cache={cache}")
+    again = run(
+        evaluate,
+        tmp_path / "again",
+        f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "trainer.accelerator=cpu",
+    )
+    assert again["test/accuracy"] == reported["test/accuracy"].item()
+    table = pq.read_table(tmp_path / "again" / "predictions.parquet").to_pydict()
+    assert sum(table["correct"]) / len(table["correct"]) == pytest.approx(again["test/accuracy"])
+    sums = [a + b for a, b in zip(table["probability of negative"], table["probability of positive"], strict=True)]
+    assert sums == pytest.approx([1.0] * 80)
+    for name in ("confusion_matrix", "roc", "calibration"):
+        assert (tmp_path / "again" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_learns(tiny_run, tmp_path):
+    metrics = run(
+        train, tmp_path / "run", *tiny_run, "trainer.max_epochs=8", "model.trainable_layers=all", "optimizer.lr=3e-3"
+    )
+    assert metrics["test/accuracy"] > 0.9
+
+
+def parameters(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return read_checkpoint(folder / "checkpoints" / f"{name}.ckpt").parameters
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path):
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        run(train, tmp_path / name, *tiny_run, f"seed={seed}", "test=false")
+    one, same, other = (parameters(tmp_path / name) for name in ("one", "same", "other"))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path):
+    for cache in ("on", "off"):
+        run(train, tmp_path / cache, *tiny_run, f"features.cache={cache}", "model.frozen_dtype=float32", "test=false")
+    stored, direct = parameters(tmp_path / "on"), parameters(tmp_path / "off")
+    for name in stored:
+        torch.testing.assert_close(stored[name], direct[name], atol=2e-4, rtol=0)
+
+
+def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path):
+    run(train, tmp_path / "run", *tiny_run, "test=false")
+    raw = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    names = {name.removeprefix("classifier.") for name in raw["state_dict"]}
+    assert all(name.startswith(("bert.encoder.layer.2.", "head.")) for name in names)
+    assert raw["bertlens"]["sha256"].keys() == {"model.safetensors", "vocab.txt"}
+    assert raw["bertlens"]["label_names"] == ["negative", "positive"]
+
+
+def test_a_whole_model_needs_no_published_weights(tiny_run, tiny_model, tmp_path):
+    reported = run(train, tmp_path / "run", *tiny_run, "checkpoint.whole_model=true")
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert {"bert.embeddings.word_embeddings.weight", "head.bias"} <= set(checkpoint.parameters)
+    gone = checkpoint.info.pretrained.__class__(name=str(tmp_path / "gone"))
+    object.__setattr__(checkpoint.info, "pretrained", gone)
+    classifier, tokenizer = restore(checkpoint)
+    assert len(tokenizer.vocabulary) == classifier.bert.config.vocab_size
+    assert reported["test/accuracy"] >= 0
+
+
+def test_resuming_goes_on_from_the_epoch_it_stopped_at(tiny_run, tmp_path):
+    run(train, tmp_path / "whole", *tiny_run, "trainer.max_epochs=4", "test=false")
+    run(train, tmp_path / "half", *tiny_run, "trainer.max_epochs=2", "test=false")
+    last = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    run(train, tmp_path / "rest", *tiny_run, "trainer.max_epochs=4", f"checkpoint.path={last}", "test=false")
+    whole, rest = parameters(tmp_path / "whole"), parameters(tmp_path / "rest")
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+
+
+def test_own_files_with_named_classes(tiny_run, tmp_path, tiny_reviews):
+    table = pq.read_table(tiny_reviews / "train.parquet").to_pydict()
+    names = ["so so", "dull $1", "great"]
+    for split in ("train", "test"):
+        with (tmp_path / f"{split}.tsv").open("w") as file:
+            file.write("body\tverdict\n")
+            for index, text in enumerate(table["text"]):
+                file.write(f"{text}\t{names[0] if index % 5 == 0 else names[1 + table['label'][index]]}\n")
+    overrides = [override for override in tiny_run if not override.startswith("data.path")]
+    own = [f"data.{split}_file={tmp_path / split}.tsv" for split in ("train", "test")]
+    metrics = run(
+        train, tmp_path / "run", "data=files", *overrides, *own, "data.text_column=body", "data.label_column=verdict"
+    )
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt").info.label_names == sorted(names)
+    assert 0 <= metrics["test/accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.trainable_layers=9"], "model.trainable_layers=9"),
+        (["data.max_length=65"], "data.max_length=65"),
+        (["data.max_length=2"], "data.max_length=2"),
+        (["data.path=/nowhere"], "data.path"),
+        (["data.text_column=body"], "data.text_column"),
+        (["model.pretrained=/nowhere"], "model.pretrained"),
+        (["optimizer.lr=-1"], "optimizer.lr"),
+        (["optimizer.schedule=square"], "optimizer.schedule"),
+        (["data.padding=some"], "data.padding"),
+        (["checkpoint.path=/nowhere.ckpt"], "checkpoint=/nowhere.ckpt"),
+        (["trainer.accelerator=abacus"], "trainer"),
+        (["features.cache=maybe"], "features.cache"),
+        (["optimizer.lr=1e-3", "optimizer.head_lr=2"], "optimizer.head_lr"),
+    ],
+)
+def test_bad_input_is_named(tiny_run, tmp_path, overrides, named):
+    with pytest.raises(InputError) as caught:
+        run(train, tmp_path / "run", *tiny_run, *overrides)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_depth_is_refused(tiny_run, tmp_path):
+    run(train, tmp_path / "one", *tiny_run, "test=false", "trainer.max_epochs=1")
+    last = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match="does not fit"):
+        run(train, tmp_path / "two", *tiny_run, f"checkpoint.path={last}", "model.trainable_layers=2")
+
+
+def test_changed_published_weights_are_refused(tiny_run, tiny_model, tmp_path):
+    import shutil
+
+    copied = tmp_path / "model"
+    shutil.copytree(tiny_model, copied)
+    run(train, tmp_path / "run", *tiny_run, f"model.pretrained={copied}", "test=false", "trainer.max_epochs=1")
+    data = bytearray((copied / "model.safetensors").read_bytes())
+    data[-5] ^= 1
+    (copied / "model.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match="SHA-256"):
+        run(evaluate, tmp_path / "again", f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}")
+
+
+@pytest.mark.integration
+def test_a_sweep_ends_with_a_table_best_first(tiny_run, tmp_path):
+    done = command("train", "-m", *tiny_run, "optimizer.lr=1e-5,3e-3", "trainer.max_epochs=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = next((tmp_path / "outputs" / "sweeps").glob("*/*"))
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    rates = [row["optimizer.lr"] for row in rows]
+    assert sorted(rates) == ["0.003", "1e-05"]
+    assert float(rows[0]["val/accuracy"]) >= float(rows[1]["val/accuracy"])
+    assert done.stdout.count("features: computing") + done.stderr.count("features: computing") == 3  # once a split
+    table = done.stdout[done.stdout.index("best validation accuracy first") :]
+    assert table.index(rates[0]) < table.index(rates[1])
+
+
+@pytest.mark.integration
+def test_a_failed_job_is_in_the_table_and_in_the_exit_status(tiny_run, tmp_path):
+    arguments = ["-m", *tiny_run, "model.trainable_layers=1,9", "trainer.max_epochs=1"]
+    done = command("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    folder = next((tmp_path / "outputs" / "sweeps").glob("*/*"))
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert [bool(row["test/accuracy"]) for row in rows] == [True, False]
+    assert "model.trainable_layers=9" in rows[1]["error"]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "arguments", "named"),
+    [
+        ("train", ["optimizer.lrr=1"], "did you mean optimizer.lr?"),
+        ("train", ["model=bert_huge"], "bert_huge"),
+        ("train", ["trainer.max_epochs=many"], "trainer.max_epochs"),
+        ("train", ["model=minilm", "data.path=/nowhere"], "data.path='/nowhere'"),
+        ("train", [], "data.path"),
+        ("train", [], "experiment=demo"),
+        ("train", ["optimizer.lr="], "optimizer.lr"),
+        ("evaluate", [], "checkpoint"),
+        ("evaluate", ["checkpoint=/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_users_mistake_is_one_line(tmp_path, name, arguments, named):
+    done = command(name, *arguments, cwd=tmp_path, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert named in errors[0]
+
+
+@pytest.mark.integration
+def test_help_lists_keys(tmp_path):
+    done = command("train", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "optimizer.lr " in done.stdout
+    assert "Adam's learning rate" in done.stdout
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_two_processes_give_the_accuracy_of_one(tiny_run, tmp_path, cache):
+    arguments = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=two"]
+    done = command("train", *tiny_run, f"features.cache={cache}", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    reported = written(tmp_path / "two")["metrics"]["test/accuracy"]
+    alone = run(
+        evaluate,
+        tmp_path / "again",
+        f"checkpoint={tmp_path / 'two' / 'checkpoints' / 'best.ckpt'}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "trainer.accelerator=cpu",
+    )
+    assert alone["test/accuracy"] == pytest.approx(reported, abs=1e-7)
+
+
+@pytest.mark.integration
+def test_the_notebooks_lines(tiny_run, tmp_path):
+    done = command("train", "experiment=notebook", *tiny_run, "print_every=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("iteration ")]
+    assert len(lines) == 4  # 10 batches an epoch, 2 epochs
+    assert "loss:" in lines[0]
+    assert "batch accuracy:" in lines[0]
