@@ -23,6 +23,7 @@ def evaluate(config: EvaluateConfig, run_folder: Path) -> dict[str, float]:
     with stages("data"):
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
         data.setup("test")
+        data.stored = build.stored_features(config, module, data, trainer.strategy.root_device)
     with stages("test", num_reviews=len(data.pieces["test"])):
         trainer.test(module, data, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -85,6 +85,8 @@ def module(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) 
     )
     classifier = build_classifier(info)
     load_published(classifier, pretrained)
+    if config.model.compile:
+        classifier.compile_prefix()
     return ReviewModule(
         classifier,
         info=info,
@@ -105,13 +107,7 @@ def features(
         )
         log.info("features: not stored (%s)", reason)
         return {}
-    stores = FeatureStores(
-        features_folder(config.cache_dir),
-        classifier.to(device),
-        settings=settings(FeatureSettings, config.features),
-        device=device,
-        tokens_per_batch=config.data.tokens_per_batch,
-    )
+    stores = _stores(config.cache_dir, module, data, device, settings(FeatureSettings, config.features))
     splits = [split for split in SPLITS if split != "test" or config.test]
     rows = {split: data.token_rows(split) for split in splits}
     found = {split: stores.find(rows[split]) for split in splits}
@@ -127,6 +123,28 @@ def features(
             raise
         log.warning("features: not stored (%s)", error)
         return {}
+
+
+def stored_features(
+    config: EvaluateConfig, module: ReviewModule, data: ReviewDataModule, device: torch.device
+) -> dict[str, FeatureRows]:
+    """The test split's features where a run left them; nothing is built for a single pass."""
+    if module.classifier.frozen_depth is None or module.classifier.frozen_dropout:
+        return {}
+    found = _stores(config.cache_dir, module, data, device, FeatureSettings()).find(data.token_rows("test"))
+    return {} if found is None else {"test": found}
+
+
+def _stores(
+    cache_dir: str, module: ReviewModule, data: ReviewDataModule, device: torch.device, chosen: FeatureSettings
+) -> FeatureStores:
+    return FeatureStores(
+        features_folder(cache_dir),
+        module.classifier.to(device),
+        settings=chosen,
+        device=device,
+        tokens_per_batch=data.batches.tokens_per_batch,
+    )
 
 
 def features_folder(cache_dir: str) -> Path:

@@ -75,7 +75,8 @@ class StoreContents:
     num_rows: int
     dtype: str
     attention_mask: bool
-    device: str  # kinds of device round differently
+    device: str  # kinds of device round differently, and so does compiled code
+    compiled: bool
     torch_version: str
     format_version: int = FORMAT_VERSION
 
@@ -177,6 +178,7 @@ class FeatureStores:
             dtype=str(self.classifier.bert.embeddings.LayerNorm.weight.dtype).removeprefix("torch."),
             attention_mask=tokens.mask_padding,
             device=self.device.type,
+            compiled=self.classifier.prefix_compiled,
             torch_version=torch.__version__,
         )
 

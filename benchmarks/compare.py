@@ -1,0 +1,164 @@
+"""This project beside what a user would run instead: same reviews, same frozen set, same epochs, one machine, one run.
+
+    python benchmarks/compare.py --reviews ../imdb --out benchmarks/results/compare_cpu.json
+
+Methods take turns, repeat by repeat, each in a process of its own so that none inherits another's memory. Epochs of a
+peer all cost the same (they recompute everything), so its longer jobs are its measured epochs times their number; ours
+are run in full. Start-up (imports, weights, tokenization) is left out on both sides and reported apart.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STARTED = time.perf_counter()
+
+EPOCHS = 2
+LONG_EPOCHS = 10
+SWEEP = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
+LR = 5e-5
+PEERS = {
+    "notebook": "(a) the notebook's loop",
+    "stock": "(b) Trainer, stock",
+    "tuned": "(c) Trainer, tuned",
+    "expert": "(e) Trainer, tuned, frozen layers in eval mode by hand",
+}
+OURS = "bertlens"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reviews", required=True, help="folder with train and test reviews")
+    parser.add_argument("--num-reviews", type=int, default=640, help="of each split")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", default="minilm", choices=("minilm", "bert-base-random"))
+    parser.add_argument("--methods", nargs="*", default=[*PEERS, OURS])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments)))
+        return
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.methods}
+    for repeat in range(arguments.repeats):
+        for name in arguments.methods:
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+            if done.returncode:
+                raise SystemExit(f"{name}: {done.stderr[-3000:]}")
+            found = json.loads(done.stdout.splitlines()[-1])
+            runs[name].append(found)
+            print(f"repeat {repeat + 1}, {name}: {time.perf_counter() - start:.0f} s {found}", file=sys.stderr)
+    from bertlens.run import environment, write_json
+
+    content = {
+        "what": "benchmarks/compare.py",
+        "model": arguments.model,
+        "num_train": arguments.num_reviews,
+        "num_test": arguments.num_reviews,
+        "repeats": arguments.repeats,
+        "learning_rate": LR,
+        "seed": 1234,
+        "seconds": {name: jobs(name, found) for name, found in runs.items()},
+        "accuracy": {name: statistics.median(run["accuracy"] for run in found) for name, found in runs.items()},
+        "runs": runs,
+        **environment(),
+    }
+    content["ratios"] = ratios(content["seconds"])
+    if arguments.out:
+        write_json(arguments.out, content)
+    print(json.dumps({"seconds": content["seconds"], "ratios": content["ratios"]}, indent=1))
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def jobs(name: str, runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Seconds of each job, median and spread over the repeats."""
+    if name == OURS:
+        return {job: spread([run["seconds"][job] for run in runs]) for job in runs[0]["seconds"]}
+    epochs = [seconds for run in runs for seconds in run["epoch_seconds"]]
+    found = {
+        "one epoch": spread(epochs),
+        "run of 2 epochs": spread([sum(run["epoch_seconds"]) for run in runs]),
+        "run of 10 epochs": spread([LONG_EPOCHS * seconds for seconds in epochs]),
+        "sweep of 8 learning rates": spread([len(SWEEP) * sum(run["epoch_seconds"]) for run in runs]),
+        "evaluation": spread([run["evaluation_seconds"] for run in runs]),
+        "start-up": spread([run["startup_seconds"] for run in runs]),
+    }
+    if "evaluation_seconds_sorted_by_length" in runs[0]:
+        found["evaluation, sorted by length"] = spread([run["evaluation_seconds_sorted_by_length"] for run in runs])
+    return found
+
+
+def ratios(seconds: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """How many times as long the peers take, by medians."""
+    if OURS not in seconds:
+        return {}
+    ours = {job: value["median"] for job, value in seconds[OURS].items()}
+    pairs = {
+        "one epoch from a warm store": ("one epoch", "one epoch, warm"),
+        "run of 2 epochs, store built in it": ("run of 2 epochs", "run of 2 epochs, cold"),
+        "run of 2 epochs, warm": ("run of 2 epochs", "run of 2 epochs, warm"),
+        "run of 10 epochs, store built in it": ("run of 10 epochs", "run of 10 epochs, cold"),
+        "8 learning rates x 2 epochs, store built in it": ("sweep of 8 learning rates", "sweep, cold"),
+        "evaluation, nothing stored": ("evaluation", "evaluation, cold"),
+        "evaluation, nothing stored, peer sorted by length": ("evaluation, sorted by length", "evaluation, cold"),
+    }
+    found: dict[str, dict[str, float]] = {}
+    for name in seconds:
+        if name != OURS:
+            found[name] = {
+                what: round(seconds[name][theirs]["median"] / ours[own], 2)
+                for what, (theirs, own) in pairs.items()
+                if theirs in seconds[name]
+            }
+    return found
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One method, once, in this process."""
+    import setting
+    import torch
+
+    job = setting.Setting(
+        arguments.reviews, arguments.num_reviews, model=arguments.model, device=torch.device(arguments.device)
+    )
+    if arguments.one == OURS:
+        return setting.ours(job, lr=LR, epochs=EPOCHS, long_epochs=LONG_EPOCHS, sweep=SWEEP, started=STARTED)
+    import peers
+
+    train, test = job.rows("train"), job.rows("test")
+    startup = time.perf_counter() - STARTED
+    options: dict[str, Any] = {"lr": LR, "epochs": EPOCHS, "device": job.device}
+    if arguments.one == "notebook":
+        train, test = (as_in_the_notebook(rows) for rows in (train, test))
+        classifier = job.classifier(frozen_dropout=True, frozen_dtype=torch.float32)
+        found = peers.notebook_loop(classifier, train, test, **options)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = job.published_folder(Path(scratch))
+            tuned, expert = arguments.one != "stock", arguments.one == "expert"
+            found = peers.trainer(folder, train, test, **options, tuned=tuned, expert=expert)
+    plain = dataclasses.asdict(found)
+    return plain | plain.pop("more") | {"startup_seconds": startup}
+
+
+def as_in_the_notebook(rows: Any) -> Any:
+    """The same rows as the notebook has them: padded to 256, padding not masked."""
+    return type(rows)(rows.pieces, rows.labels.tolist(), pad_to=256, mask_padding=False)
+
+
+if __name__ == "__main__":
+    main()
