@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from bertlens import build
+from bertlens.analysis.explain import Explainer, write_first_reviews
 from bertlens.analysis.metrics import figures
 from bertlens.config import EvaluateConfig
 from bertlens.launch import launch
 from bertlens.run import Stages, write_figures, write_metrics, write_predictions
 from bertlens.training.checkpoint import read_checkpoint, restore
-from bertlens.training.module import ReviewModule
 from bertlens.training.summary import print_result
 
 
@@ -18,22 +18,22 @@ def evaluate(config: EvaluateConfig, run_folder: Path) -> dict[str, float]:
     with stages("model"):
         checkpoint = read_checkpoint(Path(config.checkpoint))
         classifier, tokenizer = restore(checkpoint)
-        module = ReviewModule(classifier, info=checkpoint.info)
-        trainer = build.evaluator(config.trainer)
     with stages("data"):
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
         data.setup("test")
-        data.stored = build.stored_features(config, module, data, trainer.strategy.root_device)
     with stages("test", num_reviews=len(data.pieces["test"])):
-        trainer.test(module, data, verbose=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    if trainer.is_global_zero:
+        module = build.measured(config, classifier, checkpoint.info, data)
+    metrics = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
+    if module.trainer.is_global_zero:
         _, labels, probabilities = module.test_result
         names = checkpoint.info.label_names
         write_figures(run_folder, figures(labels, probabilities, names))
         write_predictions(
             run_folder / "predictions.parquet", data.reviews["test"]["text"], labels, probabilities, names
         )
+        if config.report:
+            explainer = Explainer(classifier, tokenizer, checkpoint.info)
+            write_first_reviews(run_folder, explainer, data.reviews["test"], facts={"checkpoint": config.checkpoint})
         print_result(write_metrics(run_folder, metrics, stages, checkpoint=config.checkpoint), run_folder)
     return metrics
 

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from bertlens import build
+from bertlens.analysis.explain import Explainer, write_first_reviews
 from bertlens.config import TrainConfig, check_train
 from bertlens.launch import is_sweep, launch
 from bertlens.model.features import clear
@@ -45,6 +46,9 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
         metrics |= trainer.callback_metrics
         log_test(trainer.logger, module, config, metrics)
     if trainer.is_global_zero:
+        if config.report:
+            explainer = Explainer(module.classifier, data.tokenizer, module.info)
+            write_first_reviews(run_folder, explainer, data.reviews["test"], facts={"run": str(run_folder)})
         written = write_metrics(run_folder, metrics, stages, seed=config.seed)
         print_result(written, run_folder)
     return metrics

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bertlens.config import SCHEMAS, check_train, keys_of, typed
 from bertlens.errors import InputError
@@ -113,6 +114,12 @@ def test_a_misspelt_key_names_the_nearest(argument, meant):
 )
 def test_right_arguments_pass(argument):
     assert _spelt_out(argument, SCHEMAS["train"]) == argument
+
+
+@pytest.mark.parametrize("text", ["I can't, really: it's 100% (dull)", "a = b\\c", "null", "1e5", "你好!"])
+def test_a_text_of_ones_own_needs_no_quoting(text):
+    override = OverridesParser.create().parse_override(_spelt_out(f"text={text}", SCHEMAS["visualize"]))
+    assert str(override.value()) == text
 
 
 def test_checkpoint_is_short_for_its_path():

@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 import hydra.utils
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from bertlens.config import EvaluateConfig, HardwareConfig, ModelConfig, TrainConfig
+from bertlens.config import EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig
 from bertlens.data.batching import BatchSettings
 from bertlens.data.datamodule import SPLITS, ReviewDataModule
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
+from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.features import FeatureRows, FeatureSettings, FeatureStores
 from bertlens.model.pretrained import Pretrained, PretrainedSettings
 from bertlens.training.callbacks import IterationLines
@@ -125,13 +126,24 @@ def features(
         return {}
 
 
+def measured(
+    config: EvaluateConfig | VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
+) -> ReviewModule:
+    """The module after it has measured the test split, from stored features where a run left some."""
+    module = ReviewModule(classifier, info=info)
+    trainer = _trainer(dataclasses.asdict(config.trainer), [], logger=False)
+    data.stored = stored_features(config.cache_dir, module, data, trainer.strategy.root_device)
+    trainer.test(module, data, verbose=False)
+    return module
+
+
 def stored_features(
-    config: EvaluateConfig, module: ReviewModule, data: ReviewDataModule, device: torch.device
+    cache_dir: str, module: ReviewModule, data: ReviewDataModule, device: torch.device
 ) -> dict[str, FeatureRows]:
     """The test split's features where a run left them; nothing is built for a single pass."""
     if module.classifier.frozen_depth is None or module.classifier.frozen_dropout:
         return {}
-    found = _stores(config.cache_dir, module, data, device, FeatureSettings()).find(data.token_rows("test"))
+    found = _stores(cache_dir, module, data, device, FeatureSettings()).find(data.token_rows("test"))
     return {} if found is None else {"test": found}
 
 
@@ -172,11 +184,6 @@ def trainer(config: TrainConfig, run_folder: Path) -> pl.Trainer:
     return _trainer(options, callbacks, logger=logger)
 
 
-def evaluator(config: HardwareConfig) -> pl.Trainer:
-    """A Trainer that only measures."""
-    return _trainer(dataclasses.asdict(config), [], logger=False)
-
-
 def _trainer(options: dict[str, Any], callbacks: list[pl.Callback], *, logger: Any) -> pl.Trainer:
     if options.get("enable_progress_bar", True):
         callbacks = [*callbacks, RichProgressBar(refresh_rate=10)]
@@ -194,7 +201,9 @@ def _trainer(options: dict[str, Any], callbacks: list[pl.Callback], *, logger: A
         raise InputError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
-def evaluation_data(config: EvaluateConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer) -> ReviewDataModule:
+def evaluation_data(
+    config: EvaluateConfig | VisualizeConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer
+) -> ReviewDataModule:
     """The test reviews of a checkpoint's run, or others where the configuration names them."""
     given = {name: value for name, value in vars(config.data).items() if value is not None}
     tokens_per_batch = given.pop("tokens_per_batch", info.batches.tokens_per_batch)

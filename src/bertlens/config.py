@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bertlens.analysis.selection import CHOICES
 from bertlens.errors import InputError
 
 
@@ -126,6 +127,7 @@ class TrainConfig:
     callbacks: dict[str, Any] = key("Lightning callbacks by name, each with its _target_")
     seed: int = key("decides the head's first weights, the order of reviews and dropout")
     test: bool = key("measure the test reviews at the end")
+    report: bool = key("write report.html at the end: the first 64 test reviews and what their verdicts rest on")
     print_every: int | None = key("print loss, seconds and batch accuracy every so many iterations; null: never")
     cache_dir: str = key("where word pieces and features are kept between runs")
 
@@ -145,10 +147,31 @@ class EvaluateConfig:
     checkpoint: str = key("the checkpoint to evaluate, such as outputs/train/<date>/<time>/checkpoints/best.ckpt")
     data: EvaluateDataConfig = section(EvaluateDataConfig)
     trainer: HardwareConfig = section(HardwareConfig)
+    report: bool = key("write report.html: the first 64 test reviews and what their verdicts rest on")
     cache_dir: str = key("where word pieces and features are kept between runs")
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+@dataclass
+class ReportConfig:
+    layers: str = key("last: attention of the last layer; all: of every layer, and rollout")
+
+
+@dataclass
+class VisualizeConfig:
+    checkpoint: str = key("the checkpoint to explain, such as outputs/train/<date>/<time>/checkpoints/best.ckpt")
+    reviews: str = key("which test reviews: first, wrong, right, uncertain or random")
+    indices: list[int] | None = key("these test reviews instead, by their place: indices=[0,3]")
+    text: Any = key("a text of your own instead, or a list of them")
+    file: str | None = key("a file of your own instead, a review a line")
+    count: int = key("how many reviews")
+    seed: int = key("decides which reviews reviews=random draws")
+    report: ReportConfig = section(ReportConfig)
+    data: EvaluateDataConfig = section(EvaluateDataConfig)
+    trainer: HardwareConfig = section(HardwareConfig)
+    cache_dir: str = key("where word pieces and features are kept between runs")
+
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "visualize": VisualizeConfig}
 
 # the objects a configuration may name: what Lightning itself wants as objects, and nothing else
 ALLOWED_TARGETS = ("pytorch_lightning.callbacks.",)
@@ -198,6 +221,22 @@ def check_train(config: TrainConfig) -> None:
         target = str(settings.get("_target_")) if isinstance(settings, dict) else None
         if target is None or not target.startswith(ALLOWED_TARGETS):
             problems.append(f"callbacks.{name}._target_={target}: only {ALLOWED_TARGETS[0]}* may be named")
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def check_visualize(config: VisualizeConfig) -> None:
+    """What only several keys together can get wrong. Raises one `InputError` with all of it."""
+    problems = []
+    if config.reviews not in CHOICES:
+        problems.append(f"reviews={config.reviews!r}: choose one of {', '.join(CHOICES)}")
+    given = [name for name in ("indices", "text", "file") if getattr(config, name) is not None]
+    if len(given) > 1:
+        problems.append(f"{' and '.join(given)}: give one of them")
+    if config.count < 1:
+        problems.append(f"count={config.count}: at least 1")
+    if config.report.layers not in ("last", "all"):
+        problems.append(f"report.layers={config.report.layers!r}: choose last or all")
     if problems:
         raise InputError("; ".join(problems))
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -24,6 +25,7 @@ from bertlens.errors import InputError
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ERROR_FILE = "error.txt"
+FREE_TEXT = ("text", "file")
 
 HELP = """{purpose}
 
@@ -38,6 +40,7 @@ Hydra's own options: python {name}.py --hydra-help
 PURPOSES = {
     "train": "Fine-tune BERT on reviews and measure the test reviews.",
     "evaluate": "Measure a checkpoint on test reviews: python evaluate.py checkpoint=PATH",
+    "visualize": "Show which words a checkpoint's verdicts rest on: python visualize.py checkpoint=PATH",
 }
 
 
@@ -108,6 +111,12 @@ def _spelt_out(argument: str, schema: type) -> str:
     known = keys_of(schema)
     if argument.startswith("checkpoint=") and "checkpoint.path" in known:
         return argument.replace("checkpoint=", "checkpoint.path=", 1)
+    name, value = argument.split("=", 1)
+    if name in FREE_TEXT and name in known and value[:1] not in ("[", "'", '"', ""):
+        # what a person writes is no value of Hydra's grammar: quote it for them
+        # there a backslash is one of two only before a quote, and ${ would begin an interpolation
+        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+        return f"{name}='" + escaped.replace("${", "\\${") + "'"
     override = OverridesParser.create().parse_override(argument)
     key = override.key_or_group.split("@")[0]
     is_group = (CONF / key).is_dir()

@@ -1,0 +1,282 @@
+"""The report as a file: what it escapes, what it allows, how large it is, and that it is whole or not there."""
+
+import base64
+import hashlib
+import json
+import re
+import tracemalloc
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertlens.analysis.attention import ExplainedReview
+from bertlens.analysis.report import classic_html, render_report, visible
+
+HOSTILE = [
+    "<script>window.flag = 1</script>",
+    "</script><img src=x onerror=window.flag=1>",
+    "\"'><svg onload=window.flag=1>",
+    "<!-- <script> ]]> --!> &amp; &lt;",
+    "{{ 7 * 7 }} {% raw %} ${flag} `x`",
+    "a\u2028b\u2029c\u202ed\u0000e\x1bf\ufeffg",
+    "\ud800 alone",
+]
+
+
+def explained(text: str = "Good film.", *, index: int = 0, num_heads: int = 2, **changes: Any) -> ExplainedReview:
+    """One piece for each run of letters and each full stop; seeded weights."""
+    pieces = [match.span() for match in re.finditer(r"\w+|\.", text)]
+    weights = np.random.default_rng(index).random((1, num_heads, len(pieces) + 2), dtype=np.float32)
+    fields: dict[str, Any] = {
+        "index": index,
+        "text": text,
+        "label": 1,
+        "probabilities": np.array([0.25, 0.75], dtype=np.float32),
+        "tokens": ["[CLS]", *(text[start:end].lower() for start, end in pieces), "[SEP]"],
+        "offsets": [(0, 0), *pieces, (0, 0)],
+        "weights": weights / weights.sum(axis=-1, keepdims=True),
+    }
+    return ExplainedReview(**fields | changes)
+
+
+def full_review(index: int) -> ExplainedReview:
+    """As large as they get: 12 heads, 256 pieces, 1,400 characters."""
+    text = " ".join(["word"] * 254) + " and some text that was cut off" * 4
+    offsets = [(5 * place, 5 * place + 4) for place in range(254)]
+    weights = np.random.default_rng(index).random((1, 12, 256), dtype=np.float32)
+    tokens = ["[CLS]", *["word"] * 254, "[SEP]"]
+    return explained(text, index=index, tokens=tokens, offsets=[(0, 0), *offsets, (0, 0)], weights=weights)
+
+
+def render(path: Path, reviews: Any, **changes: Any) -> str:
+    fields: dict[str, Any] = {
+        "label_names": ["negative", "positive"],
+        "layers": [12],
+        "title": "A report",
+        "facts": {"checkpoint": "best.ckpt"},
+    }
+    render_report(reviews, path=path, **fields | changes)
+    return path.read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Start tags in order, and what stands in each script and style."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.blocks: dict[tuple[str, str | None], str] = {}
+        self.text: list[str] = []
+        self.inside: tuple[str, str | None] | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = (tag, dict(attrs).get("id")) if tag in ("script", "style") else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.blocks[self.inside] = self.blocks.get(self.inside, "") + data
+        else:
+            self.text.append(data)
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.blocks["script", name])
+
+
+def test_the_page_holds_the_reviews_as_they_are(tmp_path: Path) -> None:
+    review = explained("Gut! 😀 film.", index=7, spans=[(5, 6), (0, 3)], rollout=np.ones(5, dtype=np.float32) / 5)
+    page = Elements(render(tmp_path / "report.html", iter([review])))
+    [row] = page.json("report-reviews")
+    assert row["index"] == 7
+    assert row["text"] == review.text
+    assert row["tokens"] == review.tokens
+    weights = np.frombuffer(base64.b64decode(row["weights"]), dtype="<f4").reshape(review.weights.shape)
+    np.testing.assert_array_equal(weights, review.weights)
+    assert row["kinds"] == "cwwps"
+    assert row["words"] == [1, 1, 1]
+    # JavaScript counts the emoji as two: "film" is at 8 there, at 7 in Python
+    assert row["offsets"] == [0, 0, 0, 3, 5, 4, 0, 1, -13, 0]
+    assert row["spans"] == [[0, 3], [5, 7]]
+    assert page.json("report-facts") == {
+        "labels": ["negative", "positive"],
+        "layers": [12],
+        "heads": 2,
+        "rollout": True,
+        "hidden": {},
+    }
+
+
+def test_hostile_texts_are_data_and_nothing_else(tmp_path: Path) -> None:
+    tame = Elements(render(tmp_path / "tame.html", [explained(index=index) for index in range(len(HOSTILE))]))
+    source = render(tmp_path / "hostile.html", [explained(text, index=index) for index, text in enumerate(HOSTILE)])
+    page = Elements(source)
+    # its words may stand in the summary, but as text: the elements are the same but for that table's rows
+    structural = [tag for tag, _ in page.tags if tag not in ("tr", "th", "td", "button", "bdi")]
+    assert structural == [tag for tag, _ in tame.tags if tag not in ("tr", "th", "td", "button", "bdi")]
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert [row["text"] for row in page.json("report-reviews")] == HOSTILE
+    assert page.json("report-facts")["hidden"]["\u202e"] == "right-to-left override"
+    assert not re.search("[<>&\u2028\u2029]", page.blocks["script", "report-reviews"])
+    assert not re.search("[\u202e\u2028\u2029\ufeff\x00\x1b]", source)
+
+
+def test_hostile_names_titles_and_facts_are_text(tmp_path: Path) -> None:
+    tame = Elements(render(tmp_path / "tame.html", [explained()], facts={text: text for text in "abcdefg"}))
+    for hostile in HOSTILE:
+        source = render(
+            tmp_path / "report.html",
+            [explained()],
+            title=hostile,
+            label_names=["negative", hostile],
+            facts={f"{hostile}{number}": hostile for number in range(7)},
+        )
+        page = Elements(source)
+        assert [tag for tag, _ in page.tags] == [tag for tag, _ in tame.tags]
+        assert page.json("report-facts")["labels"][1] == visible(hostile)
+        assert visible(hostile) in page.text
+        assert not re.search("[\u202e\u2028\u2029\ufeff\x00\x1b]", source)
+
+
+def test_the_policy_allows_the_one_script_and_the_one_style(tmp_path: Path) -> None:
+    page = Elements(render(tmp_path / "report.html", [explained()]))
+    [policy] = [
+        attributes["content"] or ""
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["trusted-types"] == "'none'"
+    for tag in ("script", "style"):
+        digest = hashlib.sha256(page.blocks[tag, None].encode()).digest()
+        assert rules[f"{tag}-src"] == f"'sha256-{base64.b64encode(digest).decode()}'"
+    # before it nothing may run or load
+    tags = [tag for tag, _ in page.tags]
+    assert tags[:4] == ["html", "head", "meta", "meta"]
+    assert not any(
+        name in ("style", "src", "href") and value != "#main" for _, a in page.tags for name, value in a.items()
+    )
+
+
+def test_the_script_turns_no_string_into_html() -> None:
+    script = (Path(render_report.__code__.co_filename).parent / "script.js").read_text(encoding="utf-8")
+    code = re.sub(r"(?m)^\s*//.*$", "", script)
+    for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
+        assert sink not in code
+
+
+def test_the_summary_counts(tmp_path: Path) -> None:
+    reviews = [
+        explained("good", index=0, label=1, weights=np.array([[[0.5, 0.25, 0.25]]])),
+        explained("Good bad", index=1, label=1, weights=np.array([[[0.2, 0.5, 0.1, 0.2]]])),
+        explained("bad", index=2, label=0, weights=np.array([[[0.5, 0.3, 0.2]]])),
+    ]
+    text = " ".join("".join(Elements(render(tmp_path / "report.html", reviews)).text).split())
+    assert "66.7 % accuracy on these reviews 2 of 3 right 1 wrong" in text
+    assert (
+        "label negative 0 ✓ right: label negative, verdict negative 1 ✗ wrong: label negative, verdict positive "
+        "label positive 0 ✗ wrong: label positive, verdict negative 2 ✓ right: label positive, verdict positive"
+    ) in text
+    assert "positive 3 reviews WordWeightReviews good 0.3752 bad 0.2002" in text
+    assert "negative 0 reviews WordWeightReviews none" in text
+
+
+def test_without_labels_nothing_is_right_or_wrong(tmp_path: Path) -> None:
+    source = render(tmp_path / "report.html", [explained(label=None)])
+    text = " ".join("".join(Elements(source).text).split())
+    assert "1 review, no labels known" in text
+    assert "accuracy on these reviews" not in text
+    assert 'name="result"' not in source
+
+
+def test_no_reviews_make_a_page_too(tmp_path: Path) -> None:
+    assert Elements(render(tmp_path / "report.html", [])).json("report-reviews") == []
+
+
+def test_64_reviews_stay_under_3_megabytes(tmp_path: Path) -> None:
+    render(tmp_path / "report.html", map(full_review, range(64)))
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_1000_reviews_stay_under_30_megabytes(tmp_path: Path) -> None:
+    render(tmp_path / "report.html", map(full_review, range(1000)))
+    assert (tmp_path / "report.html").stat().st_size < 30_000_000
+
+
+def test_reviews_do_not_pile_up_in_memory(tmp_path: Path) -> None:
+    render(tmp_path / "report.html", map(full_review, range(1)))  # what is loaded once
+    peaks = []
+    for num_reviews in (10, 100):
+        tracemalloc.start()
+        render_report(
+            map(full_review, range(num_reviews)),
+            label_names=["a", "b"],
+            layers=[12],
+            title="",
+            facts={},
+            path=tmp_path / "report.html",
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 50_000, f"peaks of {peaks} bytes for 10 and 100 reviews"
+
+
+def test_a_crash_leaves_the_earlier_page_whole(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    before = render(path, [explained()])
+
+    def reviews() -> Iterator[ExplainedReview]:
+        yield explained("The new one.")
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        render(path, reviews())
+    assert path.read_text(encoding="utf-8") == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numbers_that_are_none_make_no_page(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        render(tmp_path / "report.html", [explained(probabilities=np.array([np.nan, 1]))])
+    assert not list(tmp_path.iterdir())
+
+
+def test_classic_html_is_the_notebooks_picture() -> None:
+    weights = np.array([[[9, 9, 9, 9]], [[0.1, 0.2, 0.3, 0.4]]], dtype=np.float32).repeat(2, axis=1)
+    weights[1, 1] = [0.4, 0.3, 0.2, 0.1]
+    source = classic_html(explained("good film", weights=weights, label=0), ["negative", "positive"])
+    text = "".join(Elements(source).text)
+    assert text == (
+        "True label: negativePredicted label: positiveHead 1 [CLS] good filmHead 2 [CLS] good film"
+        "Mean of the heads [CLS] good film"
+    )
+    # .1, .2, .3 of .4, which [SEP] has: 255 * (1 - .25), 255 * .5, 255 * .25, rounded down; [SEP] itself is not shown
+    shown = [(int(green), token) for green, token in re.findall(r"rgb\(255,(\d+),\1\)\"> (.*?)<", source)]
+    assert shown[:3] == [(191, "[CLS]"), (127, "good"), (63, "film")]
+    assert shown[3:6] == [(0, "[CLS]"), (63, "good"), (127, "film")]
+    assert {green for green, _ in shown[6:]} == {0}  # the mean is .25 throughout
+    first_layer = classic_html(explained("good film", weights=weights), ["negative", "positive"], 0)
+    assert len(re.findall(r"rgb\(255,0,0\)", first_layer)) == 9
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_classic_html_escapes(hostile: str) -> None:
+    review = explained("x", tokens=["[CLS]", hostile, "[SEP]"])
+    source = classic_html(review, [hostile, hostile])
+    tame = classic_html(explained("x"), ["a", "b"])
+    assert [tag for tag, _ in Elements(source).tags] == [tag for tag, _ in Elements(tame).tags]
+    assert "".join(Elements(source).text).count(visible(hostile)) == 5
+    assert not re.search("[\u202e\u2028\u2029\ufeff\x00\x1b\ud800]", source)
+
+
+def test_visible_spells_out_what_hides_or_reorders_and_keeps_the_rest() -> None:
+    assert visible("a\u202eb\x00") == "a⟨U+202E⟩b⟨U+0000⟩"
+    assert visible("línea 1\n\t👩\u200d🚀 שלום") == "línea 1\n\t👩\u200d🚀 שלום"

@@ -1,0 +1,857 @@
+"""The report in a browser: every control by mouse and by keyboard, numbers and colours, hostile texts, speed."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertlens.analysis.attention import ExplainedReview, classic_scale, word_text, word_weights, words
+from bertlens.analysis.report import render_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+AXE = Path(__file__).parents[1] / "vendor" / "axe.min.js"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not there (apt-get install chromium)"),
+]
+
+LAYERS, NUM_HEADS = [1, 2, 3], 4
+TEXTS = [
+    'Not a dull minute; I LOVED it.<br /><br />The ending 😀 doesn\'t drag, and the acting\n is "superb"! Go see it.',
+    "Tedious, unbelievably wooden, and far too long.",
+    "A triumph. The camerawork is breathtaking, the story is moving.",
+    "I fell asleep. Twice. The second time was more entertaining than the film.",
+]
+HOSTILE = [
+    "<script>window.flag = 1</script> fine film",
+    "</script><script>window.flag = 1</script><img src=x onerror=window.flag=1> film",
+    '"\'><svg onload="window.flag=1"> &lt;b&gt; &amp; film',
+    "]]> <!-- film --> {{ constructor.constructor('window.flag=1')() }}",
+    "U+2028 \u2028 and \u2029, RLO \u202etxet desrever, isolate \u2067 and NUL \x00 bell \x07 film",
+    "זה סרט טוב מאוד, really good film",
+    "Z" + "\u0363\u0364\u0365\u0366" * 300 + " film",
+    "x" * 100_000 + " film",
+]
+
+
+def explained(
+    text: str, index: int, *, num_layers: int = 1, num_heads: int = NUM_HEADS, **changes: Any
+) -> ExplainedReview:
+    """Words cut into pieces of at most five letters; the last tenth is cut off; every third verdict is wrong."""
+    rng = np.random.default_rng(index)
+    blanked = re.sub("<br />", lambda match: " " * len(match[0]), text)
+    pieces = [match.span() for match in re.finditer(r"\w{1,5}|[.,]|😀", blanked[: max(8, len(text) * 9 // 10)])][:254]
+    tokens = [
+        "##" * (start > 0 and text[start - 1].isalnum() and text[start].isalnum()) + text[start:end].lower()
+        for start, end in pieces
+    ]
+    scores = np.exp(2 * rng.normal(size=(num_layers, num_heads, len(pieces) + 2)))
+    label, confidence = index % 2, 0.5 + 0.49 * rng.random()
+    verdict = 1 - label if index % 3 == 2 else label
+    fields: dict[str, Any] = {
+        "index": index,
+        "text": text,
+        "label": label,
+        "probabilities": np.array([1 - confidence, confidence][:: 1 if verdict else -1], dtype=np.float32),
+        "tokens": ["[CLS]", *tokens, "[SEP]"],
+        "offsets": [(0, 0), *pieces, (0, 0)],
+        "weights": (scores / scores.sum(axis=-1, keepdims=True)).astype(np.float32),
+    }
+    if num_layers > 1:
+        fields["rollout"] = fields["weights"].mean(axis=(0, 1))
+    return ExplainedReview(**fields | changes)
+
+
+REVIEWS = [
+    explained(TEXTS[index % 4], 10 + index, num_layers=3, spans=[(0, 17), (21, 26)] if index % 4 == 0 else [])
+    for index in range(24)
+]
+OpenReport = Callable[..., AbstractContextManager[Any]]
+
+
+def render(path: Path, reviews: Any, **changes: Any) -> Path:
+    fields: dict[str, Any] = {
+        "label_names": ["negative", "positive"],
+        "layers": LAYERS,
+        "title": "First 24 reviews",
+        "facts": {"Checkpoint": "outputs/best.ckpt", "Made": "2026-01-01"},
+    }
+    render_report(reviews, path=path, **fields | changes)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("report") / "report.html", REVIEWS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield instance
+        instance.close()
+
+
+@pytest.fixture(scope="module")
+def open_report(browser: Any) -> OpenReport:
+    """A page without a network, which must ask for nothing but its own file and must log nothing."""
+
+    @contextmanager
+    def opened(path: Path, address: str = "", *, width: int = 1280, height: int = 800, **options: Any) -> Iterator[Any]:
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+        context.set_default_timeout(5000)
+        page = context.new_page()
+        requests: list[str] = []
+        complaints: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"{path.as_uri()}{address}")
+        yield page
+        assert {url.split("#")[0] for url in requests} == {path.as_uri()}
+        assert complaints == []
+        context.close()
+
+    return opened
+
+
+def rows(page: Any) -> list[int]:
+    """The list's reviews, by their numbers."""
+    return [int(number) for number in page.locator("#list .row-head > :first-child").all_inner_texts()]
+
+
+def selected(page: Any) -> list[str]:
+    found = page.locator("#list [aria-selected=true] .row-head > :first-child").all_inner_texts()
+    assert isinstance(found, list)
+    return found
+
+
+def number_on_screen(page: Any) -> int:
+    return int(page.locator("#review-title").inner_text().removeprefix("Review "))
+
+
+def indices(keep: Callable[[ExplainedReview], bool] = lambda _: True) -> list[int]:
+    return [review.index for review in REVIEWS if keep(review)]
+
+
+def is_right(review: ExplainedReview) -> bool:
+    return review.label == review.verdict
+
+
+def painted(page: Any, selector: str) -> list[float]:
+    """How much red each unit has, from its computed colour."""
+    colours = page.locator(selector).evaluate_all("spans => spans.map(span => getComputedStyle(span).backgroundColor)")
+    return [
+        float(match[1]) if (match := re.search(r"[,/] ([\d.]+)\)$", c)) and c.startswith("rgba") else 1.0
+        for c in colours
+    ]
+
+
+def row_of(review: ExplainedReview, layer: int, head: int | None) -> Any:
+    """[L]; head counts from 1, None is the mean."""
+    heads = review.weights[LAYERS.index(layer)].astype(np.float64)
+    return heads.mean(axis=0) if head is None else heads[head - 1]
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+
+
+def test_opens_on_the_summary(report: Path, open_report: OpenReport) -> None:
+    with open_report(report) as page:
+        right = sum(map(is_right, REVIEWS))
+        assert page.title() == page.locator("h1").inner_text() == "First 24 reviews"
+        assert page.locator("#summary").is_visible()
+        assert f"{100 * right / 24:.1f} %" in page.locator(".figures").inner_text()
+        assert sum(map(int, page.locator(".confusion b").all_inner_texts())) == 24
+        assert page.locator("html").get_attribute("lang") == "en"
+        assert page.locator("main").count() == page.locator("header").count() == 1
+        assert "not why it decided" in page.locator("#summary").inner_text()
+
+
+def test_the_summary_leads_to_its_reviews(report: Path, open_report: OpenReport) -> None:
+    with open_report(report) as page:
+        page.locator(".confusion button").nth(1).click()
+        assert rows(page) == indices(lambda review: review.label == 0 and review.verdict == 1)
+        page.get_by_role("button", name="surest first").press("Enter")
+        wrong = sorted((r for r in REVIEWS if not is_right(r)), key=lambda review: -review.confidence)
+        assert rows(page) == [review.index for review in wrong]
+        word = page.locator(".words .bar").first
+        text = word.inner_text()
+        word.click()
+        assert page.locator("#search").input_value() == text
+        assert all(text in REVIEWS[index - 10].text.lower() for index in rows(page))
+
+
+# -------------------------------------------------------------------------------------------------------------- finding
+
+
+def test_filters_sorting_and_search(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, height=4000) as page:
+        assert rows(page) == indices()
+        page.get_by_role("radio", name="Wrong").click()
+        assert rows(page) == indices(lambda review: not is_right(review))
+        page.keyboard.press("ArrowLeft")
+        assert rows(page) == indices(is_right)
+        page.keyboard.press("ArrowLeft")
+        page.get_by_role("combobox", name="Verdict").select_option("positive")
+        assert rows(page) == indices(lambda review: review.verdict == 1)
+        page.get_by_role("combobox", name="Label").select_option("negative")
+        assert rows(page) == indices(lambda review: review.verdict == 1 and review.label == 0)
+        page.get_by_role("combobox", name="Label").select_option("any")
+        page.get_by_role("combobox", name="Verdict").select_option("any")
+        page.get_by_role("combobox", name="Sort").select_option("surest first")
+        by_confidence = [review.index for review in sorted(REVIEWS, key=lambda review: -review.confidence)]
+        assert rows(page) == by_confidence
+        page.get_by_role("combobox", name="Sort").select_option("least sure first")
+        assert rows(page) == by_confidence[::-1]
+        page.get_by_role("combobox", name="Sort").select_option("in order")
+        page.keyboard.press("/")
+        assert page.locator("#search").input_value() == "", "in a select, a slash is no shortcut"
+        page.locator("#list").focus()
+        page.keyboard.press("/")
+        page.keyboard.type("ASLEEP")
+        assert rows(page) == indices(lambda review: "asleep" in review.text)
+        assert page.locator("#count").inner_text() == "6 of 24 reviews"
+        page.keyboard.type("jk/")
+        assert page.locator("#count").inner_text() == "No review fits. Ask for less."
+        assert rows(page) == []
+
+
+def test_a_row_says_label_verdict_and_confidence_in_words(report: Path, open_report: OpenReport) -> None:
+    with open_report(report) as page:
+        review = REVIEWS[1]  # 11, wrong
+        row = page.locator("#list .row").nth(1)
+        assert not is_right(review)
+        assert (
+            f"11\n{['negative', 'positive'][review.verdict]}\n✗ wrong\n{100 * review.confidence:.1f} %"
+            in row.inner_text()
+        )
+        row.click()
+        assert number_on_screen(page) == 11
+        shown = page.locator("#verdict").inner_text()
+        assert shown == f"✗ wrong verdict {'negative'}, {100 * review.confidence:.1f} % sure; label positive"
+
+
+def test_moving_between_reviews(report: Path, open_report: OpenReport) -> None:
+    with open_report(report) as page:
+        page.locator("#list").focus()
+        for key, expected in [
+            ("ArrowDown", 10),
+            ("ArrowDown", 11),
+            ("ArrowUp", 10),
+            ("ArrowUp", 10),
+            ("End", 33),
+            ("Home", 10),
+            ("j", 11),
+            ("k", 10),
+        ]:
+            page.keyboard.press(key)
+            assert number_on_screen(page) == expected
+            assert selected(page) == [str(expected)]
+        active = page.locator("#list").get_attribute("aria-activedescendant")
+        assert page.locator(f"#{active}").get_attribute("aria-selected") == "true"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        for key, expected in [("ArrowRight", 11), ("j", 12), ("ArrowLeft", 11)]:
+            page.keyboard.press(key)
+            assert number_on_screen(page) == expected
+        assert page.locator("#live").text_content() == "Review 11: negative, wrong"
+        page.get_by_role("button", name="Next").click()
+        page.get_by_role("button", name="Next").press("Enter")
+        assert number_on_screen(page) == 13
+        page.get_by_role("button", name="Previous").click()
+        assert number_on_screen(page) == 12
+        # single letters can be switched off, for those who speak to their computer
+        page.locator("footer summary").click()
+        page.locator("#letter-keys").uncheck()
+        page.keyboard.press("j")
+        assert number_on_screen(page) == 12
+
+
+# -------------------------------------------------------------------------------------------------- address and history
+
+
+def on_screen(page: Any) -> dict[str, Any]:
+    found = page.evaluate("""() => {
+        const shown = (selector) => [...document.querySelectorAll(selector)].filter((found) => found.checkVisibility());
+        return {
+            text: document.querySelector("main").innerText,
+            current: document.querySelector("nav [aria-current]").textContent,
+            controls: shown("input, select").map((control) => [control.value, control.checked]),
+            heads: shown("#heads [aria-checked=true]").map((head) => head.dataset.head),
+            rows: shown(".row").map((row) => row.textContent + row.ariaSelected),
+            colours: shown(".unit").map((unit) => getComputedStyle(unit).backgroundColor),
+            title: document.title,
+        };
+    }""")
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_address_restores_what_was_on_screen(report: Path, open_report: OpenReport) -> None:
+    def to_reading(page: Any) -> None:
+        page.get_by_role("radio", name="Wrong").click()
+        page.locator("#search").fill("film")
+        page.get_by_role("combobox", name="Sort").select_option("surest first")
+        page.locator(".row").nth(1).click()
+        page.locator("#heads [data-head='3']").click()
+        page.locator("#layer").select_option("2")
+        page.get_by_role("radio", name="Word pieces").click()
+
+    def to_classic(page: Any) -> None:
+        page.locator(".row").nth(4).click()
+        page.get_by_role("button", name="Classic").click()
+        page.locator("#layer").select_option("rollout")
+
+    def to_summary(page: Any) -> None:
+        page.locator(".row").nth(4).click()
+        page.get_by_role("button", name="Summary").click()
+        page.get_by_role("radio", name="Right").click()
+
+    for steps in (to_reading, to_classic, to_summary):
+        with open_report(report) as page:
+            steps(page)
+            address = "#" + page.url.split("#")[1]
+            before = on_screen(page)
+        with open_report(report, address) as page:
+            assert on_screen(page) == before
+
+
+def test_addresses_written_by_hand(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, "#review=12&head=3") as page:
+        assert number_on_screen(page) == 12
+        assert page.locator("#reading-title").inner_text() == "Head 3, layer 3"
+        for nonsense in ("review=99", "review=12.5&head=x", "view=reading", "layer=<b>&view=%E0%A4%A", "constructor=1"):
+            page.goto(f"{report.as_uri()}#{nonsense}")
+            assert page.locator("#summary").is_visible()
+
+
+def test_back_leads_to_the_last_view(report: Path, open_report: OpenReport) -> None:
+    with open_report(report) as page:
+        page.get_by_role("button", name="Reading").click()
+        assert number_on_screen(page) == 10
+        page.keyboard.press("j")
+        page.go_back()
+        assert page.locator("#summary").is_visible()
+        page.go_forward()
+        assert number_on_screen(page) == 11
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_the_text_is_as_its_author_wrote_it(report: Path, open_report: OpenReport) -> None:
+    review = REVIEWS[0]
+    with open_report(report, "#review=10") as page:
+        text = page.locator("#text")
+        assert text.text_content() == review.text.replace("<br />", "")
+        assert text.locator("br").count() == 2
+        found = words(review.tokens, review.offsets, review.text)
+        assert text.locator(".unit").all_text_contents() == [word_text(word, review.text) for word in found]
+        assert "doesn't" in text.locator(".unit").all_text_contents()
+        assert "😀" in text.locator(".unit").all_text_contents()
+        unseen = "".join(text.locator(".unseen").all_text_contents())
+        assert {";", '"', "!"} <= set(unseen)
+        assert "see it." in unseen
+        assert "".join(text.locator("u").all_text_contents()) == "Not a dull minuteLOVED"
+        assert page.locator("#unseen-legend").is_visible()
+        assert page.locator("#span-legend").is_visible()
+        page.get_by_role("radio", name="Word pieces").click()
+        assert text.locator(".unit").all_text_contents() == [review.text[s:e] for s, e in review.offsets[1:-1]]
+        assert text.text_content() == review.text.replace("<br />", "")
+        page.keyboard.press("ArrowLeft")
+        assert text.locator(".unit").count() == len(found)
+        page.keyboard.press("j")
+        assert not page.locator("#span-legend").is_visible()
+
+
+def test_heads_by_mouse_and_by_keyboard(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, "#review=10") as page:
+        review = REVIEWS[0]
+        found = words(review.tokens, review.offsets, review.text)
+
+        def check(head: int | None) -> None:
+            weights = word_weights(found, row_of(review, 3, head))
+            np.testing.assert_allclose(painted(page, "#text .unit"), weights / weights.max(), atol=0.005)
+            assert page.locator("#scale-caption").inner_text().startswith(f"0 to {weights.max():.3f}")
+            assert page.locator("#heads [aria-checked=true]").get_attribute("data-head") == str(head or "mean")
+            title = f"Head {head}, layer 3" if head else "Mean of the heads, layer 3"
+            assert page.locator("#reading-title").inner_text() == title
+
+        check(None)
+        page.locator("#heads [data-head='2']").click()
+        check(2)
+        for key, head in [("ArrowRight", 3), ("ArrowDown", 4), ("ArrowRight", None), ("ArrowLeft", 4)]:
+            page.keyboard.press(key)
+            check(head)
+        assert page.locator("#heads [tabindex='0']").count() == 1
+
+
+def test_small_pictures_are_painted(report: Path, open_report: OpenReport) -> None:
+    redness = """canvas => {
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let [painted, reddest] = [0, 0];
+        for (let at = 0; at < data.length; at += 4) {
+            painted += data[at + 3] > 0;
+            reddest = Math.max(reddest, data[at] - data[at + 1]);
+        }
+        return [painted / (data.length / 4), reddest];
+    }"""
+    with open_report(report, "#review=10") as page:
+        for canvas in page.locator("#heads canvas").all():
+            coverage, reddest = canvas.evaluate(redness)
+            assert coverage > 0.05
+            assert reddest > 120
+
+
+def test_layers_and_rollout(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, "#review=10&head=2") as page:
+        review = REVIEWS[0]
+        found = words(review.tokens, review.offsets, review.text)
+        page.locator("#layer").select_option("1")
+        weights = word_weights(found, row_of(review, 1, 2))
+        np.testing.assert_allclose(painted(page, "#text .unit"), weights / weights.max(), atol=0.005)
+        assert page.locator("#reading-title").inner_text() == "Head 2, layer 1"
+        page.locator("#layer").select_option(label="Rollout of all layers")
+        assert review.rollout is not None
+        weights = word_weights(found, review.rollout)
+        np.testing.assert_allclose(painted(page, "#text .unit"), weights / weights.max(), atol=0.005)
+        assert not page.locator("#heads").is_visible()
+        page.locator("#layer").focus()
+        page.keyboard.press("ArrowUp")
+        assert page.locator("#heads").is_visible()
+        assert page.locator("#reading-title").inner_text() == "Head 2, layer 3"
+
+
+@pytest.mark.parametrize("unit", ["words", "pieces"])
+@pytest.mark.parametrize("head", [None, 3])
+def test_pointing_at_a_word_shows_its_numbers(
+    report: Path, open_report: OpenReport, unit: str, head: int | None
+) -> None:
+    review = REVIEWS[0]
+    found = words(review.tokens, review.offsets, review.text)
+    row = row_of(review, 3, head)
+    weights = word_weights(found, row) if unit == "words" else row[1:-1]
+    ranks = np.empty(len(weights), dtype=int)
+    ranks[np.argsort(-weights, kind="stable")] = np.arange(len(weights))
+    with open_report(report, f"#review=10&head={head or 'mean'}&unit={unit}") as page:
+        for place in range(0, len(weights), 4):
+            page.locator("#text .unit").nth(place).hover()
+            shown = page.locator("#tip").inner_text()
+            assert f"weight {weights[place]:.3f}\n" in shown
+            assert f"rank {ranks[place] + 1} of {len(weights)}" in shown
+            assert f"{unit[:-1]} {place + 1} of {len(weights)}" in shown
+        page.mouse.move(5, 5)
+        page.locator("#tip").wait_for(state="hidden")
+
+
+def test_words_by_keyboard_are_read_out(report: Path, open_report: OpenReport) -> None:
+    review = REVIEWS[0]
+    found = words(review.tokens, review.offsets, review.text)
+    weights = word_weights(found, row_of(review, 3, None))
+    order = np.argsort(-weights, kind="stable")
+    with open_report(report, "#review=10") as page:
+        page.locator("#layer").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == "text"
+
+        def check(place: int) -> None:
+            word = word_text(found[place], review.text)
+            said = page.locator("#live").text_content()
+            assert said.startswith(f"{word}: weight {weights[place]:.3f}, rank {list(order).index(place) + 1} of")
+            assert page.locator(".unit.current").all_text_contents() == [word]
+            assert f"weight {weights[place]:.3f}" in page.locator("#tip").inner_text()
+
+        check(0)
+        for key, place in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", len(found) - 1)]:
+            page.keyboard.press(key)
+            check(place)
+        page.keyboard.press("Home")
+        rank = list(order).index(0)
+        page.keyboard.press("ArrowDown")
+        check(order[min(rank + 1, len(found) - 1)])
+        page.keyboard.press("Escape")
+        assert not page.locator("#tip").is_visible()
+        page.keyboard.press("j")
+        assert number_on_screen(page) == 11
+
+
+def test_the_total_weights_are_stated(report: Path, open_report: OpenReport) -> None:
+    review = REVIEWS[0]
+    with open_report(report, "#review=10&head=2") as page:
+        row = row_of(review, 3, 2)
+        punctuation = sum(weight for token, weight in zip(review.tokens, row, strict=True) if token in (".", ","))
+        shown = dict(re.findall(r"(\S+)\s+([\d.]+) %", page.locator("#shares").inner_text()))
+        assert shown == {
+            "words": f"{100 * (1 - row[0] - row[-1] - punctuation):.1f}",
+            "punctuation": f"{100 * punctuation:.1f}",
+            "[CLS]": f"{100 * row[0]:.1f}",
+            "[SEP]": f"{100 * row[-1]:.1f}",
+        }
+        assert page.locator("#classes").inner_text().count("%") == 2
+        strongest = page.locator("#strongest li").first
+        word = strongest.locator("button").inner_text()
+        strongest.locator("button").click()
+        assert page.locator(".unit.current").inner_text() == word
+
+
+# -------------------------------------------------------------------------------------------------------------- classic
+
+
+def test_the_classic_view_paints_the_data(report: Path, open_report: OpenReport) -> None:
+    review = REVIEWS[0]
+    with open_report(report, "#review=10&view=classic", height=2000) as page:
+        assert page.locator("#pictures h3").all_inner_texts() == [
+            *(f"Head {n}" for n in range(1, 5)),
+            "Mean of the heads",
+        ]
+        assert page.locator("#pictures p").inner_text() == "True label: negative\nPredicted label: negative"
+        for number, head in enumerate([1, 2, 3, 4, None]):
+            scaled = classic_scale(row_of(review, 3, head))[:-1]  # [SEP] counts for the scale and is not shown
+            units = f"#pictures .picture:nth-of-type({number + 1}) .unit"
+            assert page.locator(units).all_text_contents() == [f" {token}" for token in review.tokens[:-1]]
+            np.testing.assert_allclose(painted(page, units), scaled, atol=0.005)
+        # the pixels themselves, at the blank that opens a piece: white to full red
+        scaled = classic_scale(row_of(review, 3, 1))
+        for place in (3, 5, int(scaled[:14].argmax())):
+            box = page.locator("#pictures .unit").nth(place).bounding_box()
+            clip = {"x": box["x"] + 1, "y": box["y"] + box["height"] / 2, "width": 1, "height": 1}
+            pixel = page.evaluate(
+                """async bytes => {
+                    const image = await createImageBitmap(new Blob([new Uint8Array(bytes)]));
+                    const context = new OffscreenCanvas(1, 1).getContext("2d");
+                    context.drawImage(image, 0, 0);
+                    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+                }""",
+                list(page.screenshot(clip=clip)),
+            )
+            other = 255 * (1 - scaled[place])
+            np.testing.assert_allclose(pixel, [255, other, other], atol=2)
+
+
+def test_the_classic_view_has_layers_numbers_and_keys(report: Path, open_report: OpenReport) -> None:
+    review = REVIEWS[0]
+    with open_report(report, "#review=10&view=classic") as page:
+        page.locator("#layer").select_option("1")
+        row = row_of(review, 1, 1)
+        page.locator("#pictures .unit").nth(4).hover()
+        assert f"weight {row[4]:.3f}\n" in page.locator("#tip").inner_text()
+        assert f"piece 5 of {len(row)}" in page.locator("#tip").inner_text()
+        page.locator("#layer").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#live").text_content().startswith(f"{review.tokens[1]}: weight {row[1]:.3f}")
+        for _ in range(3 * len(row)):
+            page.keyboard.press("ArrowUp")
+        strongest = int(row[:-1].argmax())
+        assert page.locator("#live").text_content().startswith(f"{review.tokens[strongest]}: weight")
+        page.locator("#layer").select_option("rollout")
+        assert review.rollout is not None
+        np.testing.assert_allclose(painted(page, "#pictures .unit"), classic_scale(review.rollout)[:-1], atol=0.005)
+
+
+# ------------------------------------------------------------------------------------------------- hostile, and offline
+
+
+@pytest.fixture(scope="module")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    reviews = [explained(text, index) for index, text in enumerate(HOSTILE)]
+    names = ["<b onclick=window.flag=1>\u202e" + "long" * 500, "</title><script>window.flag=1</script>"]
+    return render(
+        folder / "report.html",
+        reviews,
+        label_names=names,
+        layers=[12],
+        title=HOSTILE[1] + "\u202e",
+        facts={f"{number} {text[:2000]}": text[:2000] for number, text in enumerate(HOSTILE)},
+    )
+
+
+def test_hostile_texts_stay_texts(hostile_report: Path, open_report: OpenReport) -> None:
+    with open_report(hostile_report) as page:
+        assert "\u202e" not in page.locator("body").inner_text()
+        for index, text in enumerate(HOSTILE):
+            page.goto(f"{hostile_report.as_uri()}#review={index}")
+            for view in ("Reading", "Classic", "Summary", "Reading"):
+                page.get_by_role("button", name=view, exact=True).click()
+                assert page.evaluate("[typeof flag, document.scripts.length]") == ["undefined", 1]
+                assert page.locator("main :is(img, svg, script, b[onclick], title)").count() == 0
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            spelled_out = re.sub("[\u2028\u2029\u202e\u2067\x00\x07]", lambda found: f"U+{ord(found[0]):04X}", text)
+            assert page.locator("#text").text_content() == spelled_out
+            page.locator("#text .unit").last.hover()
+        assert not set("\u2028\u2029\u202e\u2067\x00\x07") & set(page.locator("html").evaluate("e => e.textContent"))
+        page.goto(f"{hostile_report.as_uri()}#review=4")
+        chip = page.locator("#text .hidden-character").nth(2)
+        assert chip.inner_text() == "U+202E"
+        assert chip.get_attribute("title") == "right-to-left override"
+        heights = page.locator(".row").evaluate_all("rows => rows.map(row => row.getBoundingClientRect().height)")
+        assert set(heights) == {68}
+
+
+def test_hostile_texts_fit_a_phone(hostile_report: Path, open_report: OpenReport) -> None:
+    with open_report(hostile_report, width=360, height=740) as page:
+        for index in range(len(HOSTILE)):
+            for view in ("reading", "classic", "summary"):
+                page.goto(f"{hostile_report.as_uri()}#review={index}&view={view}")
+                assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_policy_refuses_what_slipped_through(report: Path, browser: Any) -> None:
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    failures: list[str] = []  # an image's request is announced before the policy stops it
+    page.on("requestfailed", lambda request: failures.append(request.failure))
+    outcomes = page.evaluate("""async () => {
+        const outcomes = [];
+        const attempt = async (does) => { try { await does(); return "done"; } catch { return "refused"; } };
+        outcomes.push(await attempt(() => { document.body.innerHTML = "<img src=x onerror='window.flag = 1'>"; }));
+        outcomes.push(await attempt(() => fetch("https://example.org/")));
+        outcomes.push(await attempt(() => document.body.setAttribute("onclick", "window.flag = 1")));
+        document.body.click();
+        const script = document.createElement("script");
+        outcomes.push(await attempt(() => { script.text = "window.flag = 1"; document.body.append(script); }));
+        const image = new Image();
+        outcomes.push(await new Promise((resolve) => {
+            image.onerror = () => resolve("refused");
+            image.onload = () => resolve("done");
+            image.src = "https://example.org/pixel.gif";
+        }));
+        return [outcomes, typeof window.flag];
+    }""")
+    assert outcomes == [["refused"] * 5, "undefined"]
+    assert set(failures) == {"csp"}
+    page.close()
+
+
+# -------------------------------------------------------------------------------------------------------- access, looks
+
+
+def axe(page: Any, where: str) -> None:
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+    serious = [
+        f"{violation['id']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"][:3]
+    ]
+    assert serious == [], where
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(report: Path, open_report: OpenReport, scheme: str) -> None:
+    for view in ("summary", "reading", "classic"):
+        with open_report(report, f"#review=10&view={view}", color_scheme=scheme, bypass_csp=True) as page:
+            page.locator("footer details").evaluate("details => { details.open = true; }")
+            if view == "reading":
+                page.locator("#text .unit").nth(3).hover()
+            axe(page, f"{view}, {scheme}")
+    with open_report(report, width=360, height=740, color_scheme=scheme, bypass_csp=True) as page:
+        page.locator("#open-list").click()
+        axe(page, f"list on a phone, {scheme}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_red_leaves_the_text_readable(report: Path, open_report: OpenReport, scheme: str) -> None:
+    contrasts = """() => {
+        const numbers = (colour) => {
+            const found = colour.match(/[\\d.]+/g).map(Number);
+            return colour.startsWith("color(srgb") ? [...found.slice(0, 3).map((c) => 255 * c), found[3] ?? 1]
+                : [...found.slice(0, 3), found[3] ?? 1];
+        };
+        const luminance = ([r, g, b]) => [r, g, b]
+            .map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4))
+            .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0);
+        const all = [];
+        for (const unit of document.querySelectorAll(".unit")) {
+            const paper = numbers(getComputedStyle(unit.closest(".card")).backgroundColor);
+            for (let share = 0; share <= 1.001; share += 0.05) {
+                unit.style.setProperty("--a", share.toFixed(2));
+                const style = getComputedStyle(unit);
+                const [r, g, b, alpha] = numbers(style.backgroundColor);
+                const back = luminance([r, g, b].map((c, at) => alpha * c + (1 - alpha) * paper[at]));
+                const front = luminance(numbers(style.color));
+                all.push((Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05));
+            }
+            if (all.length > 60) break;
+        }
+        return Math.min(...all);
+    }"""
+    for view in ("reading", "classic"):
+        with open_report(report, f"#review=10&view={view}", color_scheme=scheme) as page:
+            assert page.evaluate(contrasts) >= 4.5
+
+
+def test_the_theme_can_be_chosen(report: Path, open_report: OpenReport) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+    with open_report(report, "#review=10", color_scheme="light") as page:
+        light = page.evaluate(background)
+        button = page.get_by_role("button", name="Dark")
+        assert button.get_attribute("aria-pressed") == "false"
+        button.click()
+        dark = page.evaluate(background)
+        assert dark != light
+        assert button.get_attribute("aria-pressed") == "true"
+        page.reload()
+        assert page.evaluate(background) == dark
+        button.press("Enter")
+        assert page.evaluate(background) == light
+    with open_report(report, color_scheme="dark") as page:
+        assert page.evaluate(background) == dark
+
+
+def test_by_keyboard_alone(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, "#review=10") as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the review"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        assert number_on_screen(page) == 10
+        page.reload()
+        stops = []
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            stop = page.evaluate("""() => {
+                const { activeElement: e } = document;
+                const ring = getComputedStyle(e.matches("input[type=radio]") ? e.nextElementSibling : e);
+                const name = e.id || e.dataset.view || e.name || e.textContent;
+                return e === document.body ? null : [name, ring.outlineStyle];
+            }""")
+            if stop is None:
+                break
+            stops.append(stop)
+        names = [name for name, _ in stops]
+        assert {"summary", "classic", "theme", "search", "list", "next", "layer", "text"} <= set(names)
+        assert len(stops) < 40, "words are no tab stops"
+        assert all(ring != "none" for _, ring in stops), stops
+
+
+def test_a_phone_never_scrolls_sideways_and_has_the_list(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, width=360, height=740, has_touch=True) as page:
+        for view in ("summary", "reading", "classic"):
+            page.goto(f"{report.as_uri()}#review=10&view={view}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert not page.locator("#list").is_visible()
+        page.locator("#open-list").tap()
+        assert page.locator("#list").is_visible()
+        assert page.evaluate("document.activeElement.id") == "search"
+        page.keyboard.press("Escape")
+        assert not page.locator("#list").is_visible()
+        assert page.evaluate("document.activeElement.id") == "open-list"
+        page.keyboard.press("/")
+        page.locator(".row").nth(2).tap()
+        assert not page.locator("#list").is_visible()
+        assert number_on_screen(page) == 12
+        page.get_by_role("button", name="Reading").tap()
+        page.locator("#text .unit").nth(2).tap()
+        assert "weight" in page.locator("#tip").inner_text()
+
+
+def test_on_paper_there_is_only_the_review_on_white(report: Path, open_report: OpenReport) -> None:
+    with open_report(report, "#review=10", color_scheme="dark") as page:
+        page.emulate_media(media="print")
+        for selector in ("#panel", "nav", "#theme", "#heads", ".controls"):
+            assert not page.locator(selector).is_visible()
+        assert page.locator("#text").is_visible()
+        assert (
+            page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
+        )
+
+
+def test_without_labels(tmp_path: Path, open_report: OpenReport) -> None:
+    path = render(tmp_path / "r.html", [explained("I loved it.", 0, label=None)], layers=[6])
+    with open_report(path) as page:
+        assert not page.locator("[name=result]").count()
+        page.keyboard.press("j")
+        assert page.locator("#verdict").inner_text().endswith("label unknown")
+        assert not page.locator("#layer").is_visible()
+        page.get_by_role("button", name="Classic").click()
+        assert "True label: unknown" in page.locator("#pictures").inner_text()
+
+
+def test_without_reviews(tmp_path: Path, open_report: OpenReport) -> None:
+    with open_report(render(tmp_path / "r.html", [])) as page:
+        page.get_by_role("button", name="Reading").click()
+        page.keyboard.press("j")
+        assert page.locator("#summary").is_visible()
+
+
+# ---------------------------------------------------------------------------------------------------------------- speed
+
+
+def large_reviews(number: int) -> Iterator[ExplainedReview]:
+    text = " ".join(["An ordinary film with, here and there, an extraordinary moment."] * 24)
+    return (explained(f"{index} {text}", index, num_heads=12) for index in range(number))
+
+
+def seconds_to_open(page: Any, path: Path) -> float:
+    start = time.perf_counter()
+    page.goto(path.as_uri())
+    page.locator(".row").first.wait_for()
+    return time.perf_counter() - start
+
+
+def test_64_reviews_open_and_switch_heads_at_once(tmp_path: Path, open_report: OpenReport) -> None:
+    path = render(tmp_path / "report.html", large_reviews(64), layers=[12])
+    with open_report(path) as page:
+        opened = seconds_to_open(page, path)
+        page.keyboard.press("j")
+        switched = page.evaluate("""() => [...document.querySelectorAll(".head")].map((head) => {
+            const start = performance.now();
+            head.click();
+            document.body.getBoundingClientRect();
+            return performance.now() - start;
+        })""")
+    print(f"64 reviews, {path.stat().st_size:,} bytes: {opened:.2f} s to open, {max(switched):.0f} ms to switch a head")
+    assert opened < 3
+    assert sorted(switched)[len(switched) // 2] < 50
+
+
+def test_1000_reviews_stay_usable(tmp_path: Path, open_report: OpenReport) -> None:
+    path = render(tmp_path / "report.html", large_reviews(1000), layers=[12])
+    with open_report(path) as page:
+        opened = seconds_to_open(page, path)
+        frames = page.evaluate("""async () => {
+            const list = document.getElementById("list");
+            const times = [];
+            for (let frame = 0; frame < 60; frame += 1) {
+                const start = performance.now();
+                list.scrollTop += 1000;
+                await new Promise(requestAnimationFrame);
+                await new Promise(requestAnimationFrame);
+                times.push((performance.now() - start) / 2);
+            }
+            return times.sort((a, b) => a - b);
+        }""")
+        assert page.locator(".row").count() < 40
+        page.locator("#list").focus()
+        page.keyboard.press("End")
+        assert number_on_screen(page) == 999
+        assert page.locator(".row[aria-selected=true]").is_visible()
+        page.locator("#search").fill("777 An")
+        assert rows(page) == [777]
+    median = frames[len(frames) // 2]
+    print(
+        f"1,000 reviews, {path.stat().st_size:,} bytes: {opened:.2f} s to open, {median:.0f} ms a frame when scrolling"
+    )
+    assert opened < 8
+    assert median < 100
