@@ -62,12 +62,12 @@ def attention_probs(query: Tensor, key: Tensor, attention_mask: Tensor | None, *
     """The weights of scaled dot-product attention (Vaswani et al. 2017, equation 1), as a pure function.
 
     query [B, N, Q, D], key [B, N, L, D] (or [B, 1, L, D], shared by all heads), attention_mask [B, L], true at real
-    word pieces, None if all are. Returns [B, N, Q, L]: rows sum to 1, exactly 0 where the mask is false.
+    word pieces, None if all are. Returns [B, N, Q, L] in fp32: rows sum to 1, exactly 0 where the mask is false.
     """
     scores = query @ key.transpose(-1, -2) * scale
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask[:, None, None, :], -math.inf)
-    return scores.softmax(dim=-1)
+    return scores.softmax(dim=-1, dtype=torch.float32)  # a sum over many small numbers: not in half precision
 
 
 class BertEmbeddings(nn.Module):
@@ -126,7 +126,7 @@ class BertSelfAttention(nn.Module):
         probs = None
         if return_probs:
             probs = attention_probs(query, key, attention_mask, scale=self.scale)
-            context = self.dropout(probs) @ value
+            context = self.dropout(probs).to(value.dtype) @ value
         else:
             context = F.scaled_dot_product_attention(
                 query,
@@ -151,7 +151,7 @@ class BertSelfAttention(nn.Module):
         folded = torch.einsum("bqnd,ndh->bnqh", query, self.key.weight.view(N, D, H))
         # heads and queries side by side: one product over the word pieces per review, not one per head
         probs = attention_probs(folded.reshape(B, 1, N * Q, H), hidden[:, None], attention_mask, scale=self.scale)
-        kept = self.dropout(probs.view(B, N * Q, -1))
+        kept = self.dropout(probs.view(B, N * Q, -1)).to(hidden.dtype)
         pooled = (kept @ hidden).view(B, N, Q, H)
         context = torch.einsum("bnqh,ndh->bqnd", pooled, self.value.weight.view(N, D, H))
         row_sums = kept.sum(dim=-1).view(B, N, Q).transpose(1, 2)[..., None]  # [B, Q, N, 1]

@@ -117,6 +117,30 @@ class ReviewClassifier(nn.Module):
             )
         return hidden
 
+    def attend(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, every_layer: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits [B, C] and, of the last layer or of every one, what each head's `[CLS]` attends to.
+
+        [B, N, 1, L] of the last layer alone, as training computes it; [B, N, L, L] of each layer, from the bottom up,
+        with `every_layer`, as rollout needs them.
+        """
+        hidden: Tensor = self.bert.embeddings(input_ids)
+        attentions = []
+        for index, layer in enumerate(self.bert.encoder.layer):
+            if index == self.frozen_depth:
+                hidden = hidden.to(self.head.weight.dtype)
+            only_cls = index == self.num_layers - 1 and not every_layer
+            hidden, probs = layer(
+                hidden,
+                attention_mask,
+                query_positions=self._cls_position if only_cls else None,
+                return_probs=every_layer,
+            )
+            if probs is not None:
+                attentions.append(probs)
+        return self.head(hidden[:, 0].to(self.head.weight.dtype)), attentions
+
     def parts(self) -> Iterator[PartSize]:
         """The model part by part, for the table at the start of a run."""
         named: list[tuple[str, nn.Module]] = [("embeddings", self.bert.embeddings)]
