@@ -23,7 +23,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-AXE = Path(__file__).parents[1] / "vendor" / "axe.min.js"
+axe_package = pytest.importorskip("axe_playwright_python", reason="the package axe-playwright-python is not installed")
+AXE = Path(axe_package.__file__).parent / "axe.min.js"
 
 pytestmark = [
     pytest.mark.browser,
