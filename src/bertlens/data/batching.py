@@ -22,7 +22,7 @@ from bertlens.errors import InputError
 Rows = npt.NDArray[np.int64]
 
 # reviews are sorted by length within buckets: large enough to pad little, and so many that the grouping changes
-MAX_BATCHES_PER_BUCKET = 50
+MAX_BATCHES_PER_BUCKET = 16
 MIN_BUCKETS = 8
 PADDINGS = ("longest", "max_length")
 
