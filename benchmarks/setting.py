@@ -224,6 +224,7 @@ def _trainer(job: Setting, epochs: int, callbacks: list[pl.Callback]) -> pl.Trai
         max_epochs=epochs,
         callbacks=callbacks,
         logger=False,
+        log_every_n_steps=10,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

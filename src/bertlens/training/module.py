@@ -80,7 +80,8 @@ class ReviewModule(pl.LightningModule):
                 f"the loss is {loss.item()} at step {self.global_step} with a learning rate of {rates}: "
                 "lower optimizer.lr; the checkpoints written before this step are good"
             )
-        self.log("train/loss_step", loss, prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss_step", loss, prog_bar=True)
         return {"loss": loss, "accuracy": (probabilities.argmax(dim=1) == batch.labels).float().mean()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
