@@ -13,7 +13,7 @@ from bertlens.model.features import clear
 from bertlens.model.pretrained import find_pretrained
 from bertlens.run import Stages, write_metrics
 from bertlens.training.callbacks import best_accuracy
-from bertlens.training.summary import log_test, print_parts, print_result
+from bertlens.training.summary import log_settings, log_test, print_parts, print_result
 
 
 def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
@@ -44,7 +44,8 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
         with stages("test", num_reviews=len(data.pieces["test"])):
             trainer.test(module, data, ckpt_path=run_folder / "checkpoints" / f"{kept}.ckpt", verbose=False)
         metrics |= trainer.callback_metrics
-        log_test(trainer.logger, module, config, metrics)
+        log_test(trainer.logger, module)
+    log_settings(trainer.logger, config, metrics)
     if trainer.is_global_zero:
         if config.report:
             explainer = Explainer(module.classifier, data.tokenizer, module.info)

@@ -20,6 +20,7 @@ from bertlens.data.batching import BatchSettings, TokenRows
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
+from bertlens.memory import keep_freed_memory
 from bertlens.model.bert import BertConfig, BertModel
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.features import FeatureSettings, FeatureStores
@@ -102,6 +103,7 @@ def ours(
     job: Setting, *, lr: float, epochs: int, long_epochs: int, sweep: tuple[float, ...], started: float
 ) -> dict[str, Any]:
     """This project through its own Trainer, module and store, cold and warm."""
+    keep_freed_memory()  # as the entry points do
     classifier = job.classifier(frozen_dtype=torch.bfloat16)
     first_weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     rows = {split: job.rows(split) for split in ("train", "test")}

@@ -141,5 +141,3 @@ def test_an_error_is_one_line_without_control_characters():
 def test_every_conf_file_says_what_it_is():
     for path in Path(CONF).rglob("*.yaml"):
         assert path.read_text(encoding="utf-8").startswith("#"), path
-
-

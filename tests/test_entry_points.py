@@ -16,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bertlens.config import SCHEMAS, typed
 from bertlens.errors import InputError
 from bertlens.launch import CONF
+from bertlens.model.classifier import ReviewClassifier
+from bertlens.model.features import FeatureStores
 from bertlens.training.checkpoint import read_checkpoint, restore
 
 sys.path.insert(0, str(CONF.parent))
@@ -99,6 +101,33 @@ def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache)
     assert sums == pytest.approx([1.0] * 80)
     for name in ("confusion_matrix", "roc", "calibration"):
         assert (tmp_path / "again" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch):
+    run(train, tmp_path / "run", *tiny_run)
+    checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
+    monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
+    prefixes = []
+    monkeypatch.setattr(
+        ReviewClassifier, "prefix", lambda self, inputs, *a, **o: prefixes.append(inputs.dtype) or inputs
+    )
+    run(evaluate, tmp_path / "again", checkpoint, f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu")
+    assert prefixes
+    assert all(dtype.is_floating_point for dtype in prefixes)  # stored rows came, not word-piece ids
+    monkeypatch.undo()
+    monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
+    run(evaluate, tmp_path / "elsewhere", checkpoint, f"cache_dir={tmp_path / 'other'}", "trainer.accelerator=cpu")
+
+
+def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path):
+    """What the README's figure comes from, on 400 reviews of each split."""
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    overrides = ["model=minilm", f"data.path={imdb_folder}", "data.max_reviews=400", cache, "optimizer.lr=5e-4"]
+    reported = run(train, tmp_path / "run", *overrides, "trainer.accelerator=cpu", "trainer.devices=1")
+    assert reported["test/accuracy"] > 0.75
+    checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
+    again = run(evaluate, tmp_path / "again", checkpoint, cache, "trainer.accelerator=cpu")
+    assert again["test/accuracy"] == reported["test/accuracy"].item()
 
 
 def test_it_learns(tiny_run, tmp_path):
@@ -231,6 +260,19 @@ def test_a_sweep_ends_with_a_table_best_first(tiny_run, tmp_path):
     assert done.stdout.count("features: computing") + done.stderr.count("features: computing") == 3  # once a split
     table = done.stdout[done.stdout.index("best validation accuracy first") :]
     assert table.index(rates[0]) < table.index(rates[1])
+
+
+@pytest.mark.integration
+def test_jobs_side_by_side_build_one_store(tiny_run, tmp_path):
+    arguments = ["-m", *tiny_run, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "model.trainable_layers=1,2"]
+    done = command("train", *arguments, "optimizer.lr=1e-4,1e-3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = next((tmp_path / "outputs" / "sweeps").glob("*/*"))
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert len(rows) == 4
+    assert all(row["test/accuracy"] for row in rows)
+    stores = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
+    assert len(stores) == 3  # one a split, of the depth that serves all
 
 
 @pytest.mark.integration

@@ -117,6 +117,9 @@ def features(
     elif chosen == "auto" and config.trainer.max_epochs == 1 and not sweeping:
         log.info("features: not stored (a single pass over the data; features.cache=on stores them for later runs)")
         return {}
+    else:
+        passes = "a sweep" if sweeping else f"{config.trainer.max_epochs} epochs"
+        log.info("features: stored (features.cache=%s, %s)", chosen, passes)
     try:
         return {split: found[split] or stores.find_or_build(rows[split], name=split) for split in splits}
     except InputError as error:

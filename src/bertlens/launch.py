@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bertlens.config import SCHEMAS, keys_of, nearest_key, typed
 from bertlens.errors import InputError
+from bertlens.memory import keep_freed_memory
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -52,6 +53,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
     """
     schema = SCHEMAS[name]
     full_error = os.environ.get(FULL_ERROR)
+    keep_freed_memory()
     OmegaConf.register_new_resolver("bertlens_help", help_text, replace=True)
 
     def job(composed: DictConfig) -> None:

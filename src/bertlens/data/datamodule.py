@@ -16,6 +16,7 @@ from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 SPLITS = ("train", "validation", "test")
 
 
@@ -75,11 +76,18 @@ class ReviewDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return {"rank": trainer.global_rank, "num_ranks": trainer.world_size} if trainer else {}
 
-    def _loader_options(self) -> dict[str, Any]:
-        # a whole batch is one vectorised look-up: worker processes would only add a copy
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        # a generator of its own: else making an iterator would draw a number that dropout was to have
-        return {"batch_size": None, "num_workers": 0, "pin_memory": on_gpu, "generator": torch.Generator()}
+    def _loader_options(self, rows: Dataset[Batch]) -> dict[str, Any]:
+        to_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        already_there = getattr(rows, "device", CPU).type == "cuda"  # features that fit into the GPU's memory
+        return {
+            "dataset": rows,
+            # a whole batch is one vectorised look-up: worker processes would only add a copy
+            "batch_size": None,
+            "num_workers": 0,
+            "pin_memory": to_gpu and not already_there,
+            # its own: else making an iterator would draw a number that dropout was to have
+            "generator": torch.Generator(),
+        }
 
     def train_dataloader(self) -> BatchLoader:
         sampler = TrainSampler(
@@ -89,14 +97,14 @@ class ReviewDataModule(pl.LightningDataModule):
             seed=self.seed,
             **self._ranks(),
         )
-        return BatchLoader(self._rows("train"), sampler=sampler, **self._loader_options())
+        return BatchLoader(sampler=sampler, **self._loader_options(self._rows("train")))
 
     def _eval_dataloader(self, split: str) -> DataLoader[Any]:
         lengths = self.pieces[split].lengths
         if self.pad_to is not None:
             lengths = lengths * 0 + self.pad_to
         sampler = EvalSampler(lengths, num_tokens=self.batches.tokens_per_batch, **self._ranks())
-        return DataLoader(self._rows(split), sampler=sampler, **self._loader_options())
+        return DataLoader(sampler=sampler, **self._loader_options(self._rows(split)))
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._eval_dataloader("validation")

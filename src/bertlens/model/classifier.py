@@ -77,7 +77,7 @@ class ReviewClassifier(nn.Module):
         return len(self.bert.encoder.layer)
 
     def train(self, mode: bool = True) -> "ReviewClassifier":
-        """As `nn.Module.train`, but the prefix stays in eval mode, unless its dropout is wanted (the notebook's way)."""
+        """As `nn.Module.train`, but the prefix stays in eval mode unless its dropout is wanted, the notebook's way."""
         super().train(mode)
         if not self.frozen_dropout:
             for module in self.frozen_modules():

@@ -112,6 +112,10 @@ class FeatureRows(Dataset[Batch]):
         self.mask_padding = tokens.mask_padding
         self.depth = depth
 
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -53,8 +53,16 @@ def relative(path: Path) -> str:
 
 
 @rank_zero_only
-def log_test(logger: Logger | None, module: ReviewModule, config: Any, metrics: Mapping[str, Any]) -> None:
-    """PR curve, figures and the hparams tab with the run's settings and final metrics."""
+def log_settings(logger: Logger | None, config: Any, metrics: Mapping[str, Any]) -> None:
+    """The hparams tab: the run's settings beside its final metrics."""
+    assert isinstance(logger, TensorBoardLogger)
+    logger.log_hyperparams(_flat(dataclasses.asdict(config)), {name: float(value) for name, value in metrics.items()})
+    logger.save()
+
+
+@rank_zero_only
+def log_test(logger: Logger | None, module: ReviewModule) -> None:
+    """PR curves and the figures of the test split."""
     assert isinstance(logger, TensorBoardLogger)
     _, labels, probabilities = module.test_result
     names = module.info.label_names
@@ -64,8 +72,6 @@ def log_test(logger: Logger | None, module: ReviewModule, config: Any, metrics: 
             writer.add_pr_curve(f"test/{name}", labels == index, probabilities[:, index])
     for name, figure in figures(labels, probabilities, names).items():
         writer.add_figure(f"test/{name}", figure)
-    logger.log_hyperparams(_flat(dataclasses.asdict(config)), {name: float(value) for name, value in metrics.items()})
-    logger.save()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
