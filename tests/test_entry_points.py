@@ -130,6 +130,26 @@ def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path):
     assert again["test/accuracy"] == reported["test/accuracy"].item()
 
 
+def test_evaluate_takes_a_test_file_of_ones_own(tiny_run, tmp_path, tiny_reviews):
+    run(train, tmp_path / "run", *tiny_run, "trainer.max_epochs=1")
+    rows = pq.read_table(tiny_reviews / "test.parquet").to_pydict()
+    names = {"words.tsv": ["neg", "pos"], "numbers.tsv": ["0", "1"], "other.tsv": ["neg", "so so"]}
+    for name, labels in names.items():
+        lines = [f"{text}\t{labels[label]}" for text, label in zip(rows["text"], rows["label"], strict=True)]
+        (tmp_path / name).write_text("text\tlabel\n" + "\n".join(lines) + "\n")
+    options = [
+        f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "trainer.accelerator=cpu",
+    ]
+    expected = run(evaluate, tmp_path / "parquet", *options)
+    for name in ("words.tsv", "numbers.tsv"):
+        found = run(evaluate, tmp_path / name.split(".")[0], *options, f"data.test_file={tmp_path / name}")
+        assert found == expected
+    with pytest.raises(InputError, match="'so so'"):
+        run(evaluate, tmp_path / "other", *options, f"data.test_file={tmp_path / 'other.tsv'}")
+
+
 def test_it_learns(tiny_run, tmp_path):
     metrics = run(
         train, tmp_path / "run", *tiny_run, "trainer.max_epochs=8", "model.trainable_layers=all", "optimizer.lr=3e-3"

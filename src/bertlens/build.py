@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings")
 
+REVIEW_PATHS = ("path", "train_file", "validation_file", "test_file")
+
 
 def settings(kind: type[Settings], config: Any, **given: Any) -> Settings:
     """The fields of `kind` as `config` has them under the same names; `given` ones as given."""
@@ -43,10 +45,14 @@ def settings(kind: type[Settings], config: Any, **given: Any) -> Settings:
     return kind(**{name: value for name, value in vars(config).items() if name in names} | given)
 
 
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().absolute())
+
+
 def pretrained_settings(config: ModelConfig) -> PretrainedSettings:
     """Where the weights come from; the pins apply to the model they were made for."""
     if Path(config.pretrained).expanduser().is_dir():
-        return PretrainedSettings(name=str(Path(config.pretrained).expanduser().resolve()))
+        return PretrainedSettings(name=str(_absolute(config.pretrained)))
     if config.pretrained != config.published.name:
         return PretrainedSettings(name=config.pretrained)
     return settings(PretrainedSettings, config.published)
@@ -62,7 +68,8 @@ def tokenizer(config: TrainConfig, pretrained: Pretrained) -> ReviewTokenizer:
 
 def datamodule(config: TrainConfig, tokenizer: ReviewTokenizer) -> ReviewDataModule:
     return ReviewDataModule(
-        settings(ReviewSettings, config.data),
+        # whole paths: a checkpoint may be evaluated from another folder
+        settings(ReviewSettings, config.data, **{name: _absolute(getattr(config.data, name)) for name in REVIEW_PATHS}),
         tokenizer,
         settings(BatchSettings, config.data),
         mask_padding=config.model.attention_mask,
@@ -211,7 +218,9 @@ def evaluation_data(
     given = {name: value for name, value in vars(config.data).items() if value is not None}
     tokens_per_batch = given.pop("tokens_per_batch", info.batches.tokens_per_batch)
     if "test_file" in given:
-        given["source"], given["path"] = "files", None
+        given |= {"source": "files", "path": None}
+    elif "path" in given:
+        given |= {"source": "local"}
     return ReviewDataModule(
         dataclasses.replace(info.reviews, **given),
         tokenizer,
@@ -219,4 +228,5 @@ def evaluation_data(
         mask_padding=info.model.attention_mask,
         cache=Path(config.cache_dir),
         seed=info.reviews.seed,
+        known_labels=info.label_names,
     )

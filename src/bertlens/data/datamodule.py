@@ -1,7 +1,7 @@
 """The LightningDataModule: reviews, word pieces and (where there is one) the feature store, wired into loaders."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bertlens.data.batching import Batch, BatchLoader, BatchSettings, EvalSampler, TokenRows, TrainSampler
-from bertlens.data.reviews import ReviewSettings, load_reviews
+from bertlens.data.reviews import ReviewSettings, load_reviews, load_test_file
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
+from bertlens.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class ReviewDataModule(pl.LightningDataModule):
         mask_padding: bool,
         cache: Path,
         seed: int,
+        known_labels: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.review_settings = reviews
@@ -43,21 +45,35 @@ class ReviewDataModule(pl.LightningDataModule):
         self.mask_padding = mask_padding
         self.cache = cache
         self.seed = seed
+        self.known_labels = known_labels  # those of a checkpoint: then there is nothing to train, only to test
         self.pieces = {}
         self.stored: Mapping[str, Dataset[Batch]] = {}  # splits whose rows come from a feature store
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the reviews and their word pieces; a second call finds them there."""
+        """Read the reviews and their word pieces; a second call finds them there.
+
+        Raises `InputError` for reviews that cannot be used, or whose labels are not those of the checkpoint.
+        """
         if self.pieces:
             return
-        self.reviews = load_reviews(self.review_settings)
+        settings = self.review_settings
+        if self.known_labels is not None and settings.source == "files":
+            self.reviews = datasets.DatasetDict({"test": load_test_file(settings, self.known_labels)})
+        else:
+            self.reviews = load_reviews(settings)
+        if self.known_labels is not None and list(self.known_labels) != self.label_names:
+            raise InputError(
+                f"the reviews have the labels {', '.join(map(repr, self.label_names))}, but the checkpoint was trained "
+                f"on {', '.join(map(repr, self.known_labels))}: name reviews with the same labels"
+            )
         self.pieces = {
-            split: tokenize(self.reviews[split], self.tokenizer, self.cache / "tokens", split=split) for split in SPLITS
+            split: tokenize(self.reviews[split], self.tokenizer, self.cache / "tokens", split=split)
+            for split in (SPLITS if self.known_labels is None else ["test"])
         }
 
     @property
     def label_names(self) -> list[str]:
-        return list(self.reviews["train"].features["label"].names)
+        return list(self.reviews["test"].features["label"].names)
 
     @property
     def pad_to(self) -> int | None:

@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ SPLITS = ("train", "validation", "test")
 SOURCES = ("hub", "local", "files", "demo")
 STRING_KINDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 CLASS_NAMES = ["negative", "positive"]
+SPELLINGS = [["neg", "pos"], ["0", "1"]]
 SPLIT_IN_FILE_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
@@ -80,8 +81,27 @@ def load_reviews(settings: ReviewSettings) -> datasets.DatasetDict:
         tables = {split: _subset(table, settings.max_reviews, settings.seed) for split, table in tables.items()}
     _warn_of_empty_reviews(tables)
     # A copy of IMDb has `neg` and `pos`, or 0 and 1 where it stored no names. Own files keep the names they have.
-    shown = CLASS_NAMES if source != "files" and names in (["neg", "pos"], ["0", "1"]) else names
+    shown = CLASS_NAMES if source != "files" and names in SPELLINGS else names
     return datasets.DatasetDict({split: _dataset(tables[split], names, shown) for split in SPLITS})
+
+
+def load_test_file(settings: ReviewSettings, label_names: Sequence[str]) -> datasets.Dataset:
+    """The reviews of `test_file` alone, with the labels a model was trained on. Raises InputError for any other."""
+    assert settings.test_file is not None
+    table = _file(Path(settings.test_file).expanduser(), settings)
+    present = set(pc.unique(table["label"]).to_pylist())
+    names = list(label_names)
+    if names == CLASS_NAMES:  # trained on a copy of IMDb, whose labels have three spellings
+        names = next((spelling for spelling in SPELLINGS if present <= set(spelling)), names)
+    if unknown := present - set(names):
+        raise InputError(
+            f"{settings.test_file!r} has labels that the checkpoint has not: "
+            f"{', '.join(map(reprlib.repr, sorted(unknown)))}; it has {', '.join(map(reprlib.repr, names))}"
+        )
+    if settings.max_reviews is not None:
+        table = _subset(table, settings.max_reviews, settings.seed)
+    _warn_of_empty_reviews({"test": table})
+    return _dataset(table, names, list(label_names))
 
 
 def _check(settings: ReviewSettings) -> None:
