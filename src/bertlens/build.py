@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +15,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from bertlens.config import EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig
-from bertlens.data.batching import BatchSettings
+from bertlens.data.batching import BatchSettings, TokenRows
 from bertlens.data.datamodule import SPLITS, ReviewDataModule
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import FeatureRows, FeatureSettings, FeatureStores
+from bertlens.model.features import ComputedBatches, FeatureRows, FeatureSettings, FeatureStores
 from bertlens.model.pretrained import Pretrained, PretrainedSettings
 from bertlens.training.callbacks import IterationLines
 from bertlens.training.checkpoint import (
@@ -107,6 +109,7 @@ def features(
     config: TrainConfig, module: ReviewModule, data: ReviewDataModule, device: torch.device, *, sweeping: bool
 ) -> dict[str, FeatureRows]:
     """The stored features of each split, found or built; empty where the run computes them as it goes."""
+    data.compute = computed_features(module, device)
     chosen = config.features.cache
     classifier = module.classifier
     if chosen == "off" or classifier.frozen_depth is None or classifier.frozen_dropout:
@@ -142,9 +145,21 @@ def measured(
     """The module after it has measured the test split, from stored features where a run left some."""
     module = ReviewModule(classifier, info=info)
     trainer = _trainer(dataclasses.asdict(config.trainer), [], logger=False)
-    data.stored = stored_features(config.cache_dir, module, data, trainer.strategy.root_device)
+    device = trainer.strategy.root_device
+    data.stored = stored_features(config.cache_dir, module, data, device)
+    data.compute = computed_features(module, device)
     trainer.test(module, data, verbose=False)
     return module
+
+
+def computed_features(
+    module: ReviewModule, device: torch.device
+) -> Callable[[TokenRows, list[list[int]]], ComputedBatches] | None:
+    """How a data module passes over reviews that are in no store; None where nothing is frozen, or not constant."""
+    classifier = module.classifier.to(device)
+    if classifier.frozen_depth is None or classifier.frozen_dropout:
+        return None
+    return partial(ComputedBatches, classifier=classifier, device=device)
 
 
 def stored_features(

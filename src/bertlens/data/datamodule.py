@@ -1,7 +1,7 @@
 """The LightningDataModule: reviews, word pieces and (where there is one) the feature store, wired into loaders."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class ReviewDataModule(pl.LightningDataModule):
         self.known_labels = known_labels  # those of a checkpoint: then there is nothing to train, only to test
         self.pieces = {}
         self.stored: Mapping[str, Dataset[Batch]] = {}  # splits whose rows come from a feature store
+        # how a split without one is passed over where there is no gradient; None: as word pieces
+        self.compute: Callable[[TokenRows, list[list[int]]], Iterable[Batch]] | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read the reviews and their word pieces; a second call finds them there.
@@ -115,15 +117,17 @@ class ReviewDataModule(pl.LightningDataModule):
         )
         return BatchLoader(sampler=sampler, **self._loader_options(self._rows("train")))
 
-    def _eval_dataloader(self, split: str) -> DataLoader[Any]:
+    def _eval_dataloader(self, split: str) -> Iterable[Batch]:
         lengths = self.pieces[split].lengths
         if self.pad_to is not None:
             lengths = lengths * 0 + self.pad_to
         sampler = EvalSampler(lengths, num_tokens=self.batches.tokens_per_batch, **self._ranks())
+        if self.compute is not None and split not in self.stored:
+            return self.compute(self.token_rows(split), list(sampler))
         return DataLoader(sampler=sampler, **self._loader_options(self._rows(split)))
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> Iterable[Batch]:
         return self._eval_dataloader("validation")
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> Iterable[Batch]:
         return self._eval_dataloader("test")

@@ -16,12 +16,13 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ from bertlens.files import atomic_write, sync_folder
 from bertlens.model.classifier import ReviewClassifier
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 FORMAT_VERSION = 1
 BLOCK_BYTES = 32 * 2**20  # the unit of digests, of flushing, and of what a killed build loses
@@ -136,6 +140,61 @@ class FeatureRows(Dataset[Batch]):
             rows=review_rows,
             depth=self.depth,
         )
+
+
+class ComputedBatches:
+    """A split's batches after the prefix, computed as they are asked for: for a single pass without a store."""
+
+    def __init__(
+        self, tokens: TokenRows, batches: Sequence[list[int]], classifier: ReviewClassifier, device: torch.device
+    ) -> None:
+        self.tokens = tokens
+        self.batches = batches
+        self.classifier = classifier
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return in_order(self._compute, self.batches, num_workers=prefix_workers(self.classifier, self.device))
+
+    @torch.no_grad()
+    def _compute(self, rows: list[int]) -> Batch:
+        batch = self.tokens[rows]
+        mask = batch.attention_mask
+        if mask is not None:
+            mask = None if mask.all() else mask.to(self.device)
+        depth = self.classifier.frozen_depth
+        assert depth is not None
+        hidden = self.classifier.prefix(batch.inputs.to(self.device), mask)
+        return batch._replace(inputs=hidden, attention_mask=mask, depth=depth)
+
+
+def prefix_workers(classifier: ReviewClassifier, device: torch.device) -> int:
+    """Threads that compute batches side by side. On a CPU one a core, each on its own batch: within an operation the
+    cores would wait for each other. A GPU, or compiled code, is given one batch after the other."""
+    return torch.get_num_threads() if device.type == "cpu" and not classifier.prefix_compiled else 1
+
+
+def in_order(compute: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int) -> Iterator[Result]:
+    """`compute` of each item, in their order, a few ahead of who asks, in threads of one core each."""
+    if num_workers == 1:
+        yield from map(compute, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for item in items:
+            waiting.append(pool.submit(compute, item))
+            if len(waiting) > num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # torch also keeps the last number set, for threads yet to come
+        torch.set_num_threads(torch.get_num_threads())
 
 
 class StoreDamaged(Exception):
@@ -270,6 +329,11 @@ class FeatureStores:
             "features: computing %d layers for %d reviews of %s once, %.2f GB in %s",
             contents.depth, len(tokens), name, contents.num_bytes / GIGABYTE, target,
         )  # fmt: skip
+
+        def compute(reviews: npt.NDArray[np.int64]) -> bytes:
+            return self._compute(tokens, reviews, depth=contents.depth)
+
+        num_workers = prefix_workers(self.classifier, self.device)
         blocks = list(_blocks(layout, row_bytes=contents.num_bytes // contents.num_rows))
         with (partial / "features.bin").open("ab") as file, _progress() as progress:
             file.truncate(sum(block["bytes"] for block in done))
@@ -277,8 +341,7 @@ class FeatureStores:
             progress.advance(task, sum(len(batch) for block in blocks[: len(done)] for batch in block))
             for block in blocks[len(done) :]:
                 digest, num_bytes = xxhash.xxh3_128(), 0
-                for batch in block:
-                    data = self._compute(tokens, batch, depth=contents.depth)
+                for batch, data in zip(block, in_order(compute, block, num_workers=num_workers), strict=True):
                     file.write(data)
                     digest.update(data)
                     num_bytes += len(data)
