@@ -47,7 +47,7 @@ def test_notebook_preset_is_the_notebook():
     assert (config.optimizer.lr, config.trainer.max_epochs, config.data.batch_size) == (5e-5, 2, 32)
     assert (config.data.padding, config.data.max_length, config.model.attention_mask) == ("max_length", 256, False)
     assert config.model.frozen_dropout
-    assert config.model.frozen_dtype == "float32"
+    assert config.features.dtype == "float32"
     assert (config.checkpoint.keep, config.print_every) == ("last", 10)
 
 
@@ -75,7 +75,7 @@ def test_problems_across_keys_come_together():
         composed(
             "train",
             "model.attention_mask=false",
-            "model.frozen_dtype=int4",
+            "features.dtype=int4",
             "checkpoint.keep=worst",
             "trainer.max_epochs=0",
             "+callbacks.evil._target_=os.system",
@@ -86,7 +86,7 @@ def test_problems_across_keys_come_together():
         check_train(config)
     for key in (
         "data.padding",
-        "model.frozen_dtype",
+        "features.dtype",
         "checkpoint.keep",
         "trainer.max_epochs",
         "callbacks.evil._target_",

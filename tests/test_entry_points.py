@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp
 
 def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path):
     for cache in ("on", "off"):
-        run(train, tmp_path / cache, *tiny_run, f"features.cache={cache}", "model.frozen_dtype=float32", "test=false")
+        run(train, tmp_path / cache, *tiny_run, f"features.cache={cache}", "features.dtype=float32", "test=false")
     stored, direct = parameters(tmp_path / "on"), parameters(tmp_path / "off")
     for name in stored:
         torch.testing.assert_close(stored[name], direct[name], atol=2e-4, rtol=0)

@@ -86,7 +86,7 @@ def module(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) 
         pretrained=pretrained_settings(config.model),
         sha256=pretrained.sha256,
         config=pretrained.config,
-        model=settings(ModelSettings, config.model),
+        model=settings(ModelSettings, config.model, frozen_dtype=config.features.dtype),
         tokenizer=data.tokenizer.settings,
         reviews=data.review_settings,
         batches=data.batches,

@@ -66,7 +66,6 @@ class ModelConfig:
     attention_mask: bool = key("false: padding is attended to as if it were text (the notebook's way)")
     frozen_dropout: bool = key("true: dropout also in layers that are not trained (the notebook's way)")
     compile: bool = key("let torch.compile fuse the frozen layers: faster, after a start-up of about a minute")
-    frozen_dtype: str = key("number format of the frozen layers and of their stored output: bfloat16 or float32")
 
 
 @dataclass
@@ -110,6 +109,7 @@ class CheckpointConfig:
 @dataclass
 class FeaturesConfig:
     cache: str = key("keep what the frozen layers compute: auto (where it saves time), on or off")
+    dtype: str = key("number format of the frozen layers and of what is stored: bfloat16, or float32 for the exact one")
     max_trainable_layers: int | None = key("let runs that train up to so many layers share the store; sweeps set it")
     max_gb: float | None = key("largest size of all stores together, least recently used removed first; null: no limit")
     device: str = key("auto: in the GPU's memory where they fit; cpu: always from the file")
@@ -201,8 +201,8 @@ def check_train(config: TrainConfig) -> None:
         problems.append(
             "model.attention_mask=false needs data.padding=max_length, or a verdict depends on the batch's longest"
         )
-    if model.frozen_dtype not in ("bfloat16", "float32"):
-        problems.append(f"model.frozen_dtype={model.frozen_dtype!r}: choose bfloat16 or float32")
+    if config.features.dtype not in ("bfloat16", "float32"):
+        problems.append(f"features.dtype={config.features.dtype!r}: choose bfloat16 or float32")
     if config.features.cache == "on" and (model.frozen_dropout or model.trainable_layers == "all"):
         problems.append(
             "features.cache=on needs frozen layers without dropout: what they compute must be the same always"

@@ -30,6 +30,10 @@ class SweepTable(Callback):
             writer = csv.DictWriter(file, fieldnames=columns)
             writer.writeheader()
             writer.writerows({name: csv_text(value) for name, value in row.items()} for row in rows)
+        # what all runs have in common says nothing here; sweep.csv has it
+        columns = [
+            name for name in columns if name in SHOWN or len(rows) == 1 or len({str(row.get(name)) for row in rows}) > 1
+        ]
         table = Table(title=f"{len(rows)} runs, best validation accuracy first")
         for name in columns:
             table.add_column(name, justify="right" if name in SHOWN or name == "seconds" else "left")
@@ -65,4 +69,6 @@ def csv_text(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "".join(c if c.isprintable() else " " for c in str(value))
+    if isinstance(value, float):
+        return f"{value:.4f}" if value < 10 else f"{value:.1f}"
+    return "".join(c if c.isprintable() else " " for c in str(value))
