@@ -88,7 +88,8 @@ def imdb() -> str | None:
         f"MiniLM, all 25,000 + 25,000 reviews, no GPU: **{metrics['test/accuracy']:.1%}** of the test reviews right "
         f"(F1 {metrics['test/f1']:.3f}, AUROC {metrics['test/auroc']:.3f}); over {len(each)} seeds "
         f"{seeds['mean']:.1%}, from {min(each):.1%} to {max(each):.1%}. Both epochs with their validation take "
-        f"{seconds['fit']:.0f} s and the test {seconds['test']:.0f} s from the store; computing it, once for all runs, took "
+        f"{seconds['fit']:.0f} s and the test {seconds['test']:.0f} s from the store; "
+        "computing it, once for all runs, took "
         f"{cold['seconds']['features'] / 60:.0f} minutes with other work on the machine. Measured on "
         f"{measured_on(run)}; `python train.py model=minilm data.path=path/to/imdb`."
     )

@@ -115,3 +115,9 @@ def write_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
     for name, figure in drawn.items():
         with atomic_write(folder / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=120)
+
+
+def relative(path: Path) -> str:
+    """A path as one would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -24,6 +24,7 @@ from bertlens.data.batching import TokenRows
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces
 from bertlens.errors import InputError
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.run import relative
 from bertlens.training.checkpoint import CheckpointInfo, read_checkpoint, restore
 
 REVIEWS_IN_A_RUNS_REPORT = 64
@@ -147,7 +148,7 @@ def write_report(
     console = Console()
     if print_table:
         console.print(table)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    console.print(f"report: {relative(path)}", highlight=False, soft_wrap=True)
     return path
 
 

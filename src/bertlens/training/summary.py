@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bertlens.analysis.metrics import figures
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.run import relative
 from bertlens.training.module import ReviewModule
 
 
@@ -44,12 +45,6 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
     console = Console()
     console.print(table)
     console.print(relative(run_folder), highlight=False, soft_wrap=True)
-
-
-def relative(path: Path) -> str:
-    """A path as one would type it from here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 @rank_zero_only

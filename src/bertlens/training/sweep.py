@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bertlens.files import atomic_write
 from bertlens.launch import ERROR_FILE
+from bertlens.run import relative
 
 # chosen by validation: choosing by the test reviews would make their figure too good
 RANKED_BY = "val/accuracy"
@@ -41,7 +42,7 @@ class SweepTable(Callback):
             table.add_row(*(Text(_shown(row.get(name, ""))) for name in columns))
         console = Console()
         console.print(table)
-        console.print(f"{folder / 'sweep.csv'}", highlight=False, soft_wrap=True)
+        console.print(relative(folder / "sweep.csv"), highlight=False, soft_wrap=True)
         if any("error" in row for row in rows):
             raise SystemExit(1)
 
