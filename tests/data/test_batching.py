@@ -67,7 +67,7 @@ def padding_share(batches, lengths) -> float:
 def test_similar_lengths_leave_little_padding():
     lengths = random_lengths(4_000)
     grouped, drawn = (padding_share(epoch_of(4_000, similar_length=one), lengths) for one in (True, False))
-    assert grouped < 0.03
+    assert grouped < 0.06  # buckets of 16 batches: a little more padding than larger ones, and better mixed batches
     assert drawn > 0.3
 
 
