@@ -71,6 +71,7 @@ def test_a_short_batch_weighs_less_than_a_full_one(tiny_config):
     batches = [make_batch(tiny_config, 8), make_batch(tiny_config, 3, seed=1)]
     trainer = make_trainer()
     trainer.test(module, loader(*batches), verbose=False)
+    module.eval()  # the Trainer leaves it as it was: with dropout
     with torch.no_grad():
         logits = torch.cat([module(batch) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches])
@@ -88,6 +89,7 @@ def test_predictions_come_in_the_splits_order(tiny_config):
     assert rows.tolist() == [0, 1, 2, 3, 4, 5]
     assert labels[5] == one.labels[0]
     assert labels[2] == two.labels[0]
+    module.eval()
     with torch.no_grad():
         torch.testing.assert_close(probabilities[0], module(one)[1].softmax(dim=0))
 
