@@ -42,7 +42,8 @@ class ReviewModule(pl.LightningModule):
         self.strict_loading = False  # a checkpoint holds the trained part; on_load_checkpoint checks it by name
         num_classes = len(info.label_names)
         stages = ("train", "val", "test")
-        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric(nan_strategy="disable") for stage in stages})
+        # a loss that is no number stays one; nan_strategy="disable" would drop the weights with the check
+        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric(nan_strategy=float("nan")) for stage in stages})
         self.metrics = nn.ModuleDict({f"{stage}_metrics": build_metrics(num_classes, stage=stage) for stage in stages})
         self.predictions = Predictions(num_classes)
         self._random_state: dict[str, Any] | None = None
