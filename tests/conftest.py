@@ -29,6 +29,14 @@ NEUTRAL_WORDS = (
 # fmt: on
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="tests/reliability at full length; writes benchmarks/results/reliability.json",
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_vocabulary() -> list[str]:
     """Every letter and digit, so that no word is unknown, and the words of `tiny_reviews` whole."""

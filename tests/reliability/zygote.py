@@ -1,0 +1,61 @@
+"""Starts entry points quickly: the imports are done once, and each run is a fork of this process.
+
+Reads one request a line on stdin, {"script", "arguments", "folder", "output", "attributes"}, and answers with the
+process's number. A run's exit status is written into `<output>.exit`, which a killed one does not get to.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ("bertlens.build", "bertlens.launch", "bertlens.analysis.explain", "bertlens.training.sweep")
+
+
+def run(request: dict[str, Any]) -> int:
+    """An entry point in this process, as if started by a shell; returns its exit status."""
+    os.chdir(request["folder"])
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.argv = [request["script"], *request["arguments"]]
+    for name, value in request["attributes"].items():
+        module, attribute = name.rsplit(".", 1)
+        setattr(importlib.import_module(module), attribute, value)
+    try:
+        runpy.run_path(request["script"], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve() -> None:
+    for name in PRELOADED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended runs are cleared away by the system
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            status = run(request)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            Path(f"{request['output']}.exit").write_text(str(status))
+            os._exit(status)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
