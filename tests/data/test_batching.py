@@ -3,9 +3,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from bertlens.data.batching import (
-    BatchLoader,
     BatchSettings,
     EvalSampler,
     TokenRows,
@@ -109,17 +109,16 @@ def test_an_interrupted_epoch_goes_on_where_it_stopped(done):
     expected, next_epoch = list(whole), list(following)
     assert len(expected) == 13
 
-    stopped = BatchLoader(list(range(100)), batch_size=None, sampler=sampler_of(100))
-    stopped.sampler.set_epoch(4)
-    begun = list(itertools.islice(iter(stopped.sampler), done))
-    state = stopped.state_dict()
+    stopped = sampler_of(100)
+    stopped.set_epoch(4)
+    begun = list(itertools.islice(iter(stopped), done))
 
-    resumed = BatchLoader(list(range(100)), batch_size=None, sampler=sampler_of(100))
-    resumed.load_state_dict(state)
-    resumed.sampler.set_epoch(4)
-    assert begun + list(resumed.sampler) == expected
-    resumed.sampler.set_epoch(5)
-    assert list(resumed.sampler) == next_epoch
+    resumed = sampler_of(100)
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.set_epoch(4)
+    assert begun + list(resumed) == expected
+    resumed.set_epoch(5)
+    assert list(resumed) == next_epoch
 
 
 def test_a_finished_epoch_is_followed_by_a_whole_one():
@@ -185,7 +184,7 @@ def test_a_loader_hands_out_the_samplers_batches(pieces):
     labels = [0, 1, 1, 0]
     rows = TokenRows(pieces, labels)
     settings = {"batch_size": 2, "similar_length": True, "seed": 1}
-    loader = BatchLoader(rows, batch_size=None, sampler=TrainSampler(pieces.lengths, **settings))
+    loader = DataLoader(rows, batch_size=None, sampler=TrainSampler(pieces.lengths, **settings))
     expected = list(TrainSampler(pieces.lengths, **settings))
     seen = list(loader)
     assert len(loader) == 2

@@ -28,7 +28,7 @@ def amount(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`record("what was tried", tries=300, corrupt=0)`: a row of the table. Call it last, when all is asserted.
 
     It is printed, and with --long written into benchmarks/results/reliability.json.
@@ -48,7 +48,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
             rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
             write_json(RESULTS, rows | {request.node.name: row})
 
-    yield keep
+    return keep
 
 
 class EntryPoint:
@@ -80,6 +80,17 @@ class EntryPoint:
         status = Path(f"{self._output}.exit")
         return int(status.read_text()) if status.is_file() else -signal.SIGKILL
 
+    def wait_for(self, line: str, times: int = 1, timeout: float = 60) -> bool:
+        """Until it has printed a line so often; false if it ended before."""
+        end = time.monotonic() + timeout
+        while self.output.count(line) < times:
+            if not self.is_running:
+                return self.output.count(line) >= times
+            if time.monotonic() > end:
+                raise TimeoutError(f"{line!r} was not printed {times} times:\n{self.output[-2000:]}")
+            time.sleep(0.002)
+        return True
+
     @property
     def output(self) -> str:
         """What it has printed so far, both streams."""
@@ -101,11 +112,17 @@ def zygote() -> Iterator[subprocess.Popen[str]]:
 def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..., EntryPoint]]:
     """`start("train", "optimizer.lr=1e-3")`: a real process of train.py, in `tmp_path`, without the seconds of imports.
 
-    `attributes={"module.NAME": value}` are set in that process before it begins.
+    `attributes={"module.NAME": value}` are set in that process before it begins, and the functions in
+    `announced={"module:name": seconds}` print `@ name` and take so much longer whenever they are called.
     """
     started: list[EntryPoint] = []
 
-    def begin(name: str, *arguments: Any, attributes: dict[str, Any] | None = None) -> EntryPoint:
+    def begin(
+        name: str,
+        *arguments: Any,
+        attributes: dict[str, Any] | None = None,
+        announced: dict[str, float] | None = None,
+    ) -> EntryPoint:
         output = tmp_path / f"output-{len(started)}.txt"
         request = {
             "script": str(REPOSITORY / f"{name}.py"),
@@ -113,6 +130,7 @@ def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..
             "folder": str(tmp_path),
             "output": str(output),
             "attributes": attributes or {},
+            "announced": announced or {},
         }
         assert zygote.stdin is not None
         assert zygote.stdout is not None

@@ -1,7 +1,7 @@
 """Starts entry points quickly: the imports are done once, and each run is a fork of this process.
 
-Reads one request a line on stdin, {"script", "arguments", "folder", "output", "attributes"}, and answers with the
-process's number. A run's exit status is written into `<output>.exit`, which a killed one does not get to.
+Reads one request a line on stdin, {"script", "arguments", "folder", "output", "attributes", "announced"}, and answers
+with the process's number. A run's exit status is written into `<output>.exit`, which a killed one does not get to.
 """
 
 import importlib
@@ -10,11 +10,32 @@ import os
 import runpy
 import signal
 import sys
+import time
 import traceback
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 PRELOADED = ("bertlens.build", "bertlens.launch", "bertlens.analysis.explain", "bertlens.training.sweep")
+
+
+def announce(name: str, seconds: float) -> None:
+    """Let a function, `module:attribute.attribute`, print `@ <its name>` and take a little longer whenever called."""
+    module, path = name.split(":")
+    *owners, attribute = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for part in owners:
+        owner = getattr(owner, part)
+    function: Callable[..., Any] = getattr(owner, attribute)
+
+    @wraps(function)
+    def announced(*arguments: Any, **options: Any) -> Any:
+        os.write(1, f"@ {attribute}\n".encode())
+        time.sleep(seconds)
+        return function(*arguments, **options)
+
+    setattr(owner, attribute, announced)
 
 
 def run(request: dict[str, Any]) -> int:
@@ -28,6 +49,8 @@ def run(request: dict[str, Any]) -> int:
     for name, value in request["attributes"].items():
         module, attribute = name.rsplit(".", 1)
         setattr(importlib.import_module(module), attribute, value)
+    for name, seconds in request["announced"].items():
+        announce(name, seconds)
     try:
         runpy.run_path(request["script"], run_name="__main__")
     except SystemExit as end:

@@ -33,7 +33,8 @@ def build_metrics(num_classes: int, *, stage: str) -> MetricCollection:
         chosen["calibration_error"] = MulticlassCalibrationError(
             num_classes, n_bins=NUM_CALIBRATION_BINS, validate_args=False
         )
-    return MetricCollection(chosen, prefix=f"{stage}/")
+    # each with a state of its own: in a compute group only one member's is up to date when a checkpoint is written
+    return MetricCollection(chosen, prefix=f"{stage}/", compute_groups=False)
 
 
 class Predictions(Metric):

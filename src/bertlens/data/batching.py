@@ -8,13 +8,13 @@ Shapes: B reviews, L word pieces, H hidden size.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from bertlens.data.tokenizer import WordPieces
 from bertlens.errors import InputError
@@ -112,6 +112,12 @@ class TrainSampler(Sampler[list[int]]):
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epoch, self.position = state["epoch"], state["position"]
+
     def __len__(self) -> int:
         step = self.batch_size * self.num_ranks
         return len(self.lengths) // step if self.batch_size == 1 else -(-len(self.lengths) // step)
@@ -180,15 +186,3 @@ class TokenRows(Dataset[Batch]):
         mask = columns < lengths[:, None]
         places = np.where(mask, first[:, None] + columns, 0)
         return np.where(mask, self.pieces.ids[places], self.pieces.pad_id).astype(np.int64), mask
-
-
-class BatchLoader(DataLoader[Any]):
-    """A DataLoader whose position goes into the checkpoint (Lightning asks for these two methods)."""
-
-    def state_dict(self) -> dict[str, int]:
-        assert isinstance(self.sampler, TrainSampler)
-        return {"epoch": self.sampler.epoch, "position": self.sampler.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        assert isinstance(self.sampler, TrainSampler)
-        self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]

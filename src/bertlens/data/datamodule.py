@@ -8,9 +8,10 @@ from typing import Any
 import datasets
 import pytorch_lightning as pl
 import torch
+import xxhash
 from torch.utils.data import DataLoader, Dataset
 
-from bertlens.data.batching import Batch, BatchLoader, BatchSettings, EvalSampler, TokenRows, TrainSampler
+from bertlens.data.batching import Batch, BatchSettings, EvalSampler, TokenRows, TrainSampler
 from bertlens.data.reviews import ReviewSettings, load_reviews, load_test_file
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
 from bertlens.errors import InputError
@@ -48,6 +49,8 @@ class ReviewDataModule(pl.LightningDataModule):
         self.known_labels = known_labels  # those of a checkpoint: then there is nothing to train, only to test
         self.pieces = {}
         self.stored: Mapping[str, Dataset[Batch]] = {}  # splits whose rows come from a feature store
+        self._sampler: TrainSampler | None = None
+        self._sampler_state: dict[str, int] | None = None  # of a checkpoint
         # how a split without one is passed over where there is no gradient; None: as word pieces
         self.compute: Callable[[TokenRows, list[list[int]]], Iterable[Batch]] | None = None
 
@@ -76,6 +79,14 @@ class ReviewDataModule(pl.LightningDataModule):
     @property
     def label_names(self) -> list[str]:
         return list(self.reviews["test"].features["label"].names)
+
+    def digest(self, split: str) -> str:
+        """Of a split's word pieces and labels, in their order."""
+        pieces = self.pieces[split]
+        digest = xxhash.xxh3_128(pieces.ids.tobytes())
+        digest.update(pieces.starts.tobytes())
+        digest.update(repr(list(self.reviews[split]["label"])).encode())
+        return digest.hexdigest()
 
     @property
     def pad_to(self) -> int | None:
@@ -107,15 +118,26 @@ class ReviewDataModule(pl.LightningDataModule):
             "generator": torch.Generator(),
         }
 
-    def train_dataloader(self) -> BatchLoader:
-        sampler = TrainSampler(
+    # Where the order of reviews stands goes into checkpoints from here, not from the loader: Lightning would save a
+    # loader's state too, but not restore it, because the schedule has the loader made before a checkpoint is read.
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._sampler is None else self._sampler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._sampler_state = dict(state_dict)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        self._sampler = TrainSampler(
             self.pieces["train"].lengths,
             batch_size=self.batches.batch_size,
             similar_length=self.batches.padding == "longest",
             seed=self.seed,
             **self._ranks(),
         )
-        return BatchLoader(sampler=sampler, **self._loader_options(self._rows("train")))
+        if self._sampler_state is not None:
+            self._sampler.load_state_dict(self._sampler_state)
+        return DataLoader(sampler=self._sampler, **self._loader_options(self._rows("train")))
 
     def _eval_dataloader(self, split: str) -> Iterable[Batch]:
         lengths = self.pieces[split].lengths

@@ -1,12 +1,17 @@
 """What happens beside the training step."""
 
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
+
+from bertlens import stopping
+from bertlens.files import atomic_write
 
 
 def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
@@ -17,6 +22,78 @@ def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None
     }
     return {name: score for name, score in scores.items() if score is not None}
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`, of the epoch with the best validation accuracy.
+
+    A run that is resumed in another folder takes the best one so far along: else a worse epoch would pass for the best.
+    """
+
+    def __init__(self, folder: Path, *, resumed: Path | None) -> None:
+        super().__init__(folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+        self.resumed = resumed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        moved = state_dict["dirpath"] != self.dirpath
+        if self.resumed is not None and moved and state_dict["best_model_score"] is not None:
+            earlier, own = self.resumed.with_name("best.ckpt"), Path(str(self.dirpath), "best.ckpt")
+            if earlier.resolve() != own.resolve():
+                with earlier.open("rb") as source, atomic_write(own) as file:
+                    shutil.copyfileobj(source, file)
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": str(own),
+                "kth_best_model_path": str(own),
+                "best_k_models": {str(own): state_dict["best_model_score"]},
+            }
+        super().load_state_dict(state_dict)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`: where a run that was stopped or killed goes on, step for step.
+
+    Written every so many steps, when an epoch's training is done, again after its validation, and when the run is asked
+    to stop. Between the last batch of an epoch and its validation Lightning cannot be resumed: the module's first
+    validation step calls `save` instead.
+    """
+
+    def __init__(self, folder: Path, *, every_n_steps: int | None) -> None:
+        self.path = folder / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self._step = 0
+
+    def save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        ends_step = trainer.global_step != self._step  # of accumulated batches only the last does
+        self._step = trainer.global_step
+        if not ends_step or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        stop = stop_requested(trainer)
+        if stop or (self.every_n_steps is not None and self._step % self.every_n_steps == 0):
+            self.save(trainer)
+        if stop:
+            raise stopping.stopped()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if stop_requested(trainer):
+            raise stopping.stopped()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)  # a request to stop waits for the next step, or for the end: this epoch is yet to be logged
+
+
+def stop_requested(trainer: pl.Trainer) -> bool:
+    """Whether any process of the run was asked to stop: all must answer the same, or some would wait for ever."""
+    requested = stopping.is_requested()
+    return requested if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(requested, all=False)
 
 
 class IterationLines(pl.Callback):

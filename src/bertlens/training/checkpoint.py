@@ -25,6 +25,7 @@ from bertlens.model.pretrained import Pretrained, PretrainedSettings, find_pretr
 FORMAT_KEY = "bertlens"
 FORMAT_VERSION = 1
 RANDOM_KEY = "random_state"
+METRICS_KEY = "train_metrics"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class CheckpointInfo:
     reviews: ReviewSettings
     batches: BatchSettings
     label_names: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)  # what decides a run's steps, by key; only ever compared
     vocabulary: list[str] = field(default_factory=list)  # stored with a whole model only
 
     def to_dict(self, *, whole_model: bool) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class CheckpointInfo:
             **{name: make(**plain[name]) for name, make in parts.items()},
             sha256=dict(plain["sha256"]),
             label_names=list(plain["label_names"]),
+            settings=dict(plain["settings"]),
             vocabulary=list(plain["vocabulary"]),
         )
 
@@ -135,6 +138,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"checkpoint={path}: its settings are damaged ({error})") from error
     return Checkpoint(path=path, info=info, parameters=parameters)
+
+
+def check_resumable(path: Path, info: CheckpointInfo) -> None:
+    """Raise `InputError` where going on from a checkpoint would not give what the run, never stopped, would have."""
+    earlier = read_checkpoint(path).info
+    before, now = (
+        each.settings | {"published files": each.sha256, "labels": each.label_names} for each in (earlier, info)
+    )
+    changed = [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if changed:
+        raise InputError(f"{path}: written by a run with other settings: {'; '.join(changed)}: start a new run instead")
 
 
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:

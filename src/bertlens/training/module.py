@@ -9,13 +9,21 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from bertlens.analysis.metrics import Predictions, build_metrics
 from bertlens.data.batching import Batch
 from bertlens.errors import InputError
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.training.checkpoint import FORMAT_KEY, RANDOM_KEY, CheckpointInfo, random_state, set_random_state
+from bertlens.training.callbacks import LastCheckpoint
+from bertlens.training.checkpoint import (
+    FORMAT_KEY,
+    METRICS_KEY,
+    RANDOM_KEY,
+    CheckpointInfo,
+    random_state,
+    set_random_state,
+)
 from bertlens.training.optim import OptimizerSettings, build_optimizer, build_schedule
 
 
@@ -46,7 +54,7 @@ class ReviewModule(pl.LightningModule):
         self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric(nan_strategy=float("nan")) for stage in stages})
         self.metrics = nn.ModuleDict({f"{stage}_metrics": build_metrics(num_classes, stage=stage) for stage in stages})
         self.predictions = Predictions(num_classes)
-        self._random_state: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, C]."""
@@ -86,6 +94,10 @@ class ReviewModule(pl.LightningModule):
         return {"loss": loss, "accuracy": (probabilities.argmax(dim=1) == batch.labels).float().mean()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            for callback in self.trainer.checkpoint_callbacks:
+                if isinstance(callback, LastCheckpoint):
+                    callback.save(self.trainer)
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -118,6 +130,8 @@ class ReviewModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         names = self.saved_names()
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in names}
+        # a run that is stopped within an epoch goes on with what it had counted of it
+        checkpoint[METRICS_KEY] = [(metric.update_count, metric.metric_state) for metric in self._train_metrics()]
         checkpoint[FORMAT_KEY] = self.info.to_dict(whole_model=self.whole_model)
         checkpoint[RANDOM_KEY] = random_state()
 
@@ -126,10 +140,21 @@ class ReviewModule(pl.LightningModule):
         if not expected <= saved:
             missing = ", ".join(sorted(expected - saved)[:4])
             raise InputError(f"the checkpoint does not fit the model: it lacks {missing}; check model.trainable_layers")
-        self._random_state = checkpoint[RANDOM_KEY]
+        self._resumed = {key: checkpoint[key] for key in (RANDOM_KEY, METRICS_KEY)}
 
     def on_train_start(self) -> None:
         # not while loading: what Lightning sets up in between may draw numbers too
-        if self._random_state is not None:
-            set_random_state(self._random_state)
-            self._random_state = None
+        if self._resumed is not None:
+            set_random_state(self._resumed[RANDOM_KEY])
+            for metric, (count, state) in zip(self._train_metrics(), self._resumed[METRICS_KEY], strict=True):
+                metric._update_count = count
+                for name, value in state.items():
+                    on_device = (
+                        [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
+                    )
+                    setattr(metric, name, on_device)
+            self._resumed = None
+
+    def _train_metrics(self) -> list[Metric]:
+        loss, metrics = self._measures("train")
+        return [loss, *metrics.values()]

@@ -1,0 +1,86 @@
+"""SIGTERM and Ctrl-C: what is being done is brought to a good end first.
+
+Where a request may act at once, it is raised as `Stopped`. Inside `deferred()` it waits until `check()` is called, at a
+place where stopping loses nothing; a second request does not wait.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(BaseException):
+    """The process was asked to stop. No `Exception`, so that nothing takes it for an error to live with."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell reports of a process that this signal ended: 143 or 130."""
+        return 128 + self.number
+
+
+_requested: int | None = None
+_deferred = False
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _requested
+    again, _requested = _requested is not None, number
+    if again or not _deferred:
+        raise Stopped(number)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Handle the two signals; outside the main thread, where Python has no handlers, everything is as before."""
+    global _requested
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _requested = None
+    # who starts a process with a signal ignored (nohup, a shell's &) wants it to stay so
+    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A request made inside waits for `check()`, or for the end."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    check()
+
+
+def is_requested() -> bool:
+    return _requested is not None
+
+
+def stopped() -> Stopped:
+    """What to raise; without a request of its own, a process stops because another one of its run does."""
+    return Stopped(signal.SIGTERM if _requested is None else _requested)
+
+
+def check() -> None:
+    """Raise the request, if there is one."""
+    if is_requested():
+        raise stopped()

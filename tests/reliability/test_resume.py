@@ -1,0 +1,127 @@
+"""A run that was stopped goes on exactly: its end is bit for bit that of the run that was never stopped."""
+
+import json
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bertlens import stopping
+from bertlens.config import TrainConfig, typed
+from bertlens.errors import InputError
+from bertlens.launch import CONF
+from bertlens.training import callbacks
+from bertlens.training.checkpoint import read_raw
+
+sys.path.insert(0, str(CONF.parent))
+from train import train
+
+
+def run(folder, *overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = typed(compose("train", list(overrides)), TrainConfig)
+    return train(config, folder)
+
+
+@pytest.fixture
+def settings(tiny_run):
+    """2 epochs, shuffled, with dropout, a schedule and two learning rates."""
+    schedule = ["optimizer.schedule=linear", "optimizer.warmup=0.3", "optimizer.head_lr=1e-2"]
+    return [*tiny_run, *schedule, "trainer.max_epochs=2"]
+
+
+class Stop:
+    """Asks a run to stop at its n-th chance: after every step, within every validation, after every epoch."""
+
+    def __init__(self, chance: int) -> None:
+        self.chance = chance
+        self.chances = 0
+
+    def __call__(self, trainer) -> bool:
+        self.chances += 1
+        return self.chances == self.chance
+
+
+def parts(folder, name):
+    """What of a checkpoint must be equal: weights, the optimizer's moments, the schedule, the random numbers."""
+    raw = read_raw(folder / "checkpoints" / name)
+    tensors = dict(raw["state_dict"])
+    tensors["random numbers"] = raw["random_state"]["cpu"]
+    for number, state in raw["optimizer_states"][0]["state"].items():
+        tensors |= {f"{number} {kind}": value for kind, value in state.items()}
+    tensors["step"] = torch.tensor(raw["global_step"])
+    tensors["learning rate"] = torch.tensor(raw["lr_schedulers"][0]["_last_lr"])
+    return tensors
+
+
+def differing(one, other):
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def figures(folder):
+    """The metrics of a run, and what TensorBoard was told of each epoch."""
+    found = dict(json.loads((folder / "metrics.json").read_text())["metrics"])
+    for path in (folder / "tensorboard").glob("events*"):
+        events = EventAccumulator(str(path)).Reload()
+        for tag in events.Tags()["scalars"]:
+            if tag.startswith(("train/", "val/")) and tag != "train/loss_step":
+                found |= {f"{tag} at step {event.step}": event.value for event in events.Scalars(tag)}
+    return found
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, record, accumulated):
+    settings = [*settings, f"data.batch_size={amount(32, 8)}", f"trainer.accumulate_grad_batches={accumulated}"]
+    never = Stop(0)
+    monkeypatch.setattr(callbacks, "stop_requested", never)
+    run(tmp_path / "whole", *settings)
+    whole = {name: parts(tmp_path / "whole", name) for name in ("last.ckpt", "best.ckpt")}
+    expected = figures(tmp_path / "whole")
+    assert {"train/accuracy", "val/loss"} <= {name.split(" at ")[0] for name in expected}
+    for chance in range(1, never.chances + 1):
+        folder = tmp_path / str(chance)
+        monkeypatch.setattr(callbacks, "stop_requested", Stop(chance))
+        with pytest.raises(stopping.Stopped):
+            run(folder, *settings)
+        monkeypatch.setattr(callbacks, "stop_requested", never)
+        run(folder, *settings, "resume=auto")
+        for name, tensors in whole.items():
+            assert differing(tensors, parts(folder, name)) == [], f"{name}, stopped at chance {chance}"
+        assert figures(folder) == expected, f"stopped at chance {chance}"
+    steps = int(whole["last.ckpt"]["step"])
+    record(
+        "stopped and resumed at every step, in every validation and after every epoch of a 2-epoch run"
+        + (f", {accumulated} batches a step" if accumulated > 1 else ""),
+        stops=never.chances,
+        steps=steps,
+        different_bits=0,
+    )
+
+
+def test_resumed_in_another_folder_the_best_epoch_is_kept(settings, tmp_path):
+    settings = [*settings, "optimizer.schedule=constant", "optimizer.warmup=0"]
+    run(tmp_path / "whole", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2")
+    run(tmp_path / "half", *settings, "trainer.max_epochs=2", "optimizer.lr=0.2")
+    last = tmp_path / "half" / "checkpoints" / "last.ckpt"
+    run(tmp_path / "rest", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2", f"checkpoint.path={last}")
+    for name in ("last.ckpt", "best.ckpt"):
+        assert differing(parts(tmp_path / "whole", name), parts(tmp_path / "rest", name)) == []
+
+
+def test_auto_without_a_checkpoint_starts_afresh_and_says_so(settings, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="bertlens"):
+        run(tmp_path / "run", *settings, "resume=auto", "trainer.max_epochs=1", "test=false")
+    assert "resume=auto" in caplog.text
+    assert "step 0" in caplog.text
+
+
+@pytest.mark.parametrize("changed", ["optimizer.lr=1e-4", "data.batch_size=8", "seed=3", "data.max_reviews=100"])
+def test_a_run_of_other_settings_is_not_gone_on_with(settings, tmp_path, changed):
+    run(tmp_path / "run", *settings, "trainer.max_epochs=1", "test=false")
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    with pytest.raises(InputError, match=changed.split("=")[0].replace("data.max_reviews", "training reviews")):
+        run(tmp_path / "run", *settings, "resume=auto", changed)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
