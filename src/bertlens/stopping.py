@@ -29,6 +29,7 @@ class Stopped(BaseException):
         return 128 + self.number
 
 
+_handled = False
 _requested: int | None = None
 _deferred = False
 
@@ -43,20 +44,27 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Handle the two signals; outside the main thread, where Python has no handlers, everything is as before."""
-    global _requested
+    global _handled, _requested
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _requested = None
-    # who starts a process with a signal ignored (nohup, a shell's &) wants it to stay so
-    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, _on_signal)
+    _handled, _requested = True, None
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handle()
     try:
         yield
     finally:
+        _handled = False
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def handle() -> None:
+    """Inside `stoppable()`: let both signals come here, also where a library has set handlers of its own since."""
+    for number in SIGNALS if _handled else ():
+        # who starts a process with a signal ignored (nohup, a shell's &) wants it to stay so
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run well, and the command it prints goes on with it; `kill -9` loses no more than unsaved steps."""
+"""SIGTERM and Ctrl-C end a run well, and what it prints goes on with it; `kill -9` costs no more than unsaved steps."""
 
 import json
 import random
