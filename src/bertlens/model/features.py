@@ -36,7 +36,7 @@ from torch.utils.data import Dataset
 
 from bertlens.data.batching import Batch, TokenRows, packed_batches
 from bertlens.errors import InputError
-from bertlens.files import atomic_write, sync_folder
+from bertlens.files import append, atomic_write, sync_folder
 from bertlens.model.classifier import ReviewClassifier
 
 log = logging.getLogger(__name__)
@@ -335,8 +335,8 @@ class FeatureStores:
 
         num_workers = prefix_workers(self.classifier, self.device)
         blocks = list(_blocks(layout, row_bytes=contents.num_bytes // contents.num_rows))
-        with (partial / "features.bin").open("ab") as file, _progress() as progress:
-            file.truncate(sum(block["bytes"] for block in done))
+        whole = sum(block["bytes"] for block in done)
+        with append(partial / "features.bin", keep=whole) as (file, sync), _progress() as progress:
             task = progress.add_task(f"features of {name}", total=len(tokens))
             progress.advance(task, sum(len(batch) for block in blocks[: len(done)] for batch in block))
             for block in blocks[len(done) :]:
@@ -346,8 +346,7 @@ class FeatureStores:
                     digest.update(data)
                     num_bytes += len(data)
                     progress.advance(task, len(batch))
-                file.flush()
-                os.fsync(file.fileno())
+                sync()
                 done.append({"bytes": num_bytes, "digest": digest.hexdigest()})
                 with atomic_write(partial / "progress.json", "w") as record:
                     json.dump(done, record)
