@@ -28,7 +28,7 @@ def amount(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+def record(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`record("what was tried", tries=300, corrupt=0)`: a row of the table. Call it last, when all is asserted.
 
     It is printed, and with --long written into benchmarks/results/reliability.json.
@@ -48,7 +48,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
             rows = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
             write_json(RESULTS, rows | {request.node.name: row})
 
-    yield keep
+    return keep
 
 
 class EntryPoint:

@@ -350,6 +350,7 @@ class FeatureStores:
             self._fill(partial, tokens, contents, blocks, done, name=name)
             with suppress(FileNotFoundError):  # adopted from a build that was killed when all was done
                 (partial / "progress.json").unlink()
+            sync_folder(partial)
             partial.rename(target)
         except OSError:
             shutil.rmtree(partial, ignore_errors=True)  # what a full disk holds of it nobody could use
