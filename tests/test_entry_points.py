@@ -173,7 +173,7 @@ def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path)
     raw = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     names = {name.removeprefix("classifier.") for name in raw["state_dict"]}
     assert all(name.startswith(("bert.encoder.layer.2.", "head.")) for name in names)
-    assert raw["bertlens"]["sha256"].keys() == {"model.safetensors", "vocab.txt"}
+    assert raw["bertlens"]["sha256"].keys() == {"model.safetensors", "config.json", "vocab.txt"}
     assert raw["bertlens"]["label_names"] == ["negative", "positive"]
 
 

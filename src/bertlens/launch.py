@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bertlens import stopping
 from bertlens.config import SCHEMAS, keys_of, nearest_key, typed
 from bertlens.errors import InputError
+from bertlens.files import atomic_write
 from bertlens.memory import keep_freed_memory
 from bertlens.run import relative
 
@@ -75,7 +76,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
             )
             raise SystemExit(stop.exit_status) from None
         except Exception as error:
-            known = isinstance(error, InputError)
+            known = is_for_the_user(error)
             if full_error == "1" or not (known or is_sweep()):
                 raise
             if not known:
@@ -85,14 +86,15 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
             if not is_sweep():
                 raise SystemExit(1) from error
             # the other jobs go on; the table at the end names this one and the exit status tells
-            (run_folder / ERROR_FILE).write_text(line + "\n", encoding="utf-8")
+            with suppress(OSError):  # where nothing can be written the table says that it did not finish
+                write_error(run_folder, line)
 
     try:
         sys.argv[1:] = _shared_store([_spelt_out(argument, schema) for argument in sys.argv[1:]])
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over several lines
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        if full_error == "1":
+    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
+        if full_error == "1" or not is_for_the_user(error):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -107,6 +109,19 @@ def resume_command(given: list[str], run_folder: Path) -> str:
     path = relative(folder)
     quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"
     return shlex.join(["python", "train.py", *kept, f"{key}={quoted}", "resume=auto"])
+
+
+def is_for_the_user(error: BaseException) -> bool:
+    """Whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
+    if isinstance(error, OSError):
+        return isinstance(error.filename, str) and error.strerror is not None
+    return isinstance(error, InputError | HydraException | OmegaConfBaseException)
+
+
+def write_error(folder: Path, line: str) -> None:
+    """Why a job of a sweep failed, for the table at its end."""
+    with atomic_write(folder / ERROR_FILE, "w") as file:
+        file.write(line + "\n")
 
 
 def is_sweep() -> bool:
@@ -172,7 +187,9 @@ def _shared_store(arguments: list[str]) -> list[str]:
 def one_line(error: BaseException) -> str:
     """An error as a single line without control characters."""
     text = str(error) or type(error).__name__
-    if not isinstance(error, InputError | HydraException | OmegaConfBaseException):
+    if isinstance(error, OSError) and is_for_the_user(error):
+        text = f"{error.filename}: {error.strerror}"
+    elif not is_for_the_user(error):
         text = f"{type(error).__name__}: {text}"
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 

@@ -79,7 +79,9 @@ def test_a_folder_is_found_and_described(tiny_model, tiny_config, tiny_vocabular
     assert found.config == tiny_config
     assert found.vocabulary == tiny_vocabulary
     assert found.lowercase is True
-    assert found.sha256 == {name: digest(tiny_model / name) for name in ("model.safetensors", "vocab.txt")}
+    assert found.sha256 == {
+        name: digest(tiny_model / name) for name in ("model.safetensors", "config.json", "vocab.txt")
+    }
 
 
 def test_a_cased_model_says_so(folder):
@@ -392,6 +394,8 @@ def test_an_installed_package_serves_the_files_it_carries(minilm_folder, monkeyp
     assert found.sha256 == {
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     }
 
 

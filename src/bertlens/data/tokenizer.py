@@ -17,9 +17,13 @@ from typing import Any
 import datasets
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+from rich.progress import track
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from bertlens.errors import InputError
+from bertlens.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ TRUNCATIONS = ("head", "tail", "head_tail")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 # of a review that is cut in the middle, the first quarter of the budget is its head (Sun et al. 2019, section 5.3.1)
 HEAD_SHARE = 0.25
+TEXTS_PER_BATCH = 1000  # what is tokenized at once, in as many threads as there are cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,23 +148,55 @@ class WordPieces:
 def tokenize(reviews: datasets.Dataset, tokenizer: ReviewTokenizer, cache: Path, *, split: str) -> WordPieces:
     """The word pieces of a split, made once and then read back memory-mapped from `cache`.
 
-    The file's name is a hash of the texts and of all that decides their ids, so a stale one is never read.
+    The file's name is a hash of the texts and of all that decides their ids, so a stale one is never read. A digest of
+    its bytes lies beside it, written last, so neither is a damaged one.
     """
+    texts = reviews["text"]
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
-    for text in reviews["text"]:
+    for text in texts:
         digest.update(len(text).to_bytes(8, "little"))
         digest.update(text.encode("utf-8", "surrogatepass"))
-    fingerprint = digest.hexdigest()[:32]
-    cache.mkdir(parents=True, exist_ok=True)
-    tokenized = reviews.select_columns("text").map(
-        lambda batch: {"input_ids": tokenizer.ids(batch["text"])},
-        batched=True,
-        remove_columns="text",
-        features=datasets.Features({"input_ids": datasets.List(datasets.Value("int32"))}),
-        new_fingerprint=fingerprint,
-        cache_file_name=str(cache / f"{fingerprint}.arrow"),
-        desc=f"word pieces of {split}",
-    )
-    column = tokenized.data.column("input_ids").combine_chunks()
+    path = cache / f"{digest.hexdigest()[:32]}.arrow"
+    column = _read_column(path)
+    if column is None:
+        content = _encoded(tokenizer, texts, split=split)
+        with atomic_write(path) as file:
+            file.write(content)
+        with atomic_write(_digest_path(path), "w") as record:
+            record.write(xxhash.xxh3_128_hexdigest(content))
+        column = _column(content)
     starts = column.offsets.to_numpy().astype(np.int64)
     return WordPieces(ids=column.values.to_numpy(), starts=starts, pad_id=tokenizer.pad_id)
+
+
+def _encoded(tokenizer: ReviewTokenizer, texts: Sequence[str], *, split: str) -> pa.Buffer:
+    """A stream of Arrow batches with a list of ids a review."""
+    schema = pa.schema({"input_ids": pa.list_(pa.int32())})
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, schema) as writer:
+        starts = range(0, len(texts), TEXTS_PER_BATCH)
+        for start in track(starts, description=f"word pieces of {split}", transient=True):
+            ids = tokenizer.ids(texts[start : start + TEXTS_PER_BATCH])
+            writer.write_batch(pa.record_batch([pa.array(ids, schema.field(0).type)], schema=schema))
+    return stream.getvalue()
+
+
+def _column(content: pa.Buffer) -> pa.ListArray:
+    return pa.ipc.open_stream(content).read_all().column("input_ids").combine_chunks()
+
+
+def _read_column(path: Path) -> pa.ListArray | None:
+    """What was written; None if it is to be made, or made anew because it is not what was written."""
+    try:
+        expected = _digest_path(path).read_text(encoding="utf-8")
+        mapped = pa.memory_map(str(path)).read_buffer()
+    except (OSError, ValueError):
+        return None
+    if xxhash.xxh3_128_hexdigest(mapped) != expected:
+        log.warning("data: %s is damaged; it will be made anew", path)
+        return None
+    return _column(mapped)
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".xxh3")

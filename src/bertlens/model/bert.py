@@ -49,6 +49,14 @@ class BertConfig:
         return asdict(self)
 
 
+def num_parameters(config: BertConfig) -> int:
+    """Of the encoder without its pooler, before anything is built."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    embeddings = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size) * hidden
+    layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
+    return embeddings + 2 * hidden + config.num_hidden_layers * layer
+
+
 class BertOutput(NamedTuple):
     """What `BertModel` returns. Lists run from the embeddings (hidden states) or the first layer (attentions) up."""
 

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ from torch.utils.data import Dataset
 
 from bertlens.data.batching import Batch, TokenRows, packed_batches
 from bertlens.errors import InputError
-from bertlens.files import atomic_write, sync_folder
+from bertlens.files import UNFINISHED, append, atomic_write, sync_folder
 from bertlens.model.classifier import ReviewClassifier
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FORMAT_VERSION = 1
+# what a damaged record ends in: no file, no JSON, and JSON of other keys, types and sizes
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 BLOCK_BYTES = 32 * 2**20  # the unit of digests, of flushing, and of what a killed build loses
 GIGABYTE = 10**9
 # what a store may leave free on the disk: other programs live there too
@@ -254,8 +257,11 @@ class FeatureStores:
         # of the last layer only [CLS] is read
         return Layout(np.ones_like(lengths) if depth == self.classifier.num_layers else lengths, batches)
 
-    def find(self, tokens: TokenRows) -> FeatureRows | None:
-        """The rows of the deepest store that serves this prefix and is whole; the layers it lacks are computed on."""
+    def find(self, tokens: TokenRows, *, remove_damaged: bool = False) -> FeatureRows | None:
+        """The rows of the deepest store that serves this prefix and is whole; the layers it lacks are computed on.
+
+        A damaged one is removed only by who holds its lock: another process may just have put a whole one in its place.
+        """
         assert self.classifier.frozen_depth is not None
         for depth in range(self.classifier.frozen_depth, -1, -1):
             contents = self.contents(tokens, depth=depth)
@@ -265,8 +271,11 @@ class FeatureStores:
             try:
                 rows = open_rows(folder, contents)
             except StoreDamaged as error:
-                log.warning("features: %s is damaged (%s); it will be built anew", folder, error)
-                shutil.rmtree(folder, ignore_errors=True)
+                if remove_damaged:
+                    log.warning("features: %s is damaged (%s); it will be built anew", folder, error)
+                    shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    log.info("features: %s is damaged (%s), and not used", folder, error)
                 continue
             return FeatureRows(self._placed(rows), self._layout(tokens, depth=depth), tokens, depth=depth)
         return None
@@ -279,18 +288,25 @@ class FeatureStores:
         return rows.to(self.device) if rows.nbytes < free / 2 else rows
 
     def find_or_build(self, tokens: TokenRows, *, name: str) -> FeatureRows:
-        """The rows of a store that serves, built now if there is none. Raises `InputError` if there is no room."""
+        """The rows of a store that serves, built now if there is none. Raises `InputError` if it cannot be written."""
         found = self.find(tokens)
         if found is not None:
             return found
         contents = self.contents(tokens, depth=self.build_depth)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{contents.key}.lock") as lock:
-            found = self.find(tokens)  # another process may have built it while this one waited
-            if found is not None:
-                return found
-            self.check_room(contents.num_bytes)
-            self._build(tokens, contents, name=name, adopt=lock.is_locked)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{contents.key}.lock") as lock:
+                # another process may have built it while this one waited
+                found = self.find(tokens, remove_damaged=True)
+                if found is not None:
+                    return found
+                self.check_room(contents.num_bytes)
+                self._build(tokens, contents, name=name, adopt=lock.is_locked)
+        except OSError as error:
+            raise InputError(
+                f"features: {error.filename or self.folder}: {error.strerror or error}: make room "
+                "(features.clear=true), set cache_dir to another disk, or set features.cache=off"
+            ) from error
         found = self.find(tokens)
         assert found is not None
         return found
@@ -323,57 +339,76 @@ class FeatureStores:
         layout = self._layout(tokens, depth=contents.depth)
         target = self.folder / contents.key
         partial = self.folder / f"{contents.key}.partial-{uuid.uuid4().hex}"
-        done = self._adopted(partial, contents, layout) if adopt else []
+        blocks = list(_blocks(layout, row_bytes=contents.num_bytes // contents.num_rows))
+        done = self._adopted(partial, contents, blocks) if adopt else []
         partial.mkdir(exist_ok=True)
         log.info(
             "features: computing %d layers for %d reviews of %s once, %.2f GB in %s",
             contents.depth, len(tokens), name, contents.num_bytes / GIGABYTE, target,
         )  # fmt: skip
+        try:
+            self._fill(partial, tokens, contents, blocks, done, name=name)
+            with suppress(FileNotFoundError):  # adopted from a build that was killed when all was done
+                (partial / "progress.json").unlink()
+            sync_folder(partial)
+            partial.rename(target)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # what a full disk holds of it nobody could use
+            if not target.is_dir():  # else another process was first, and its store serves as well
+                raise
+        sync_folder(self.folder)
+
+    def _fill(
+        self,
+        partial: Path,
+        tokens: TokenRows,
+        contents: StoreContents,
+        blocks: Sequence["Block"],
+        done: list[dict[str, Any]],
+        *,
+        name: str,
+    ) -> None:
+        """Compute and write the blocks after those `done`, then the manifest."""
 
         def compute(reviews: npt.NDArray[np.int64]) -> bytes:
             return self._compute(tokens, reviews, depth=contents.depth)
 
         num_workers = prefix_workers(self.classifier, self.device)
-        blocks = list(_blocks(layout, row_bytes=contents.num_bytes // contents.num_rows))
-        with (partial / "features.bin").open("ab") as file, _progress() as progress:
-            file.truncate(sum(block["bytes"] for block in done))
+        whole = sum(block["bytes"] for block in done)
+        with append(partial / "features.bin", keep=whole) as (file, sync), _progress() as progress:
             task = progress.add_task(f"features of {name}", total=len(tokens))
-            progress.advance(task, sum(len(batch) for block in blocks[: len(done)] for batch in block))
+            progress.advance(task, sum(len(batch) for block in blocks[: len(done)] for batch in block.batches))
             for block in blocks[len(done) :]:
-                digest, num_bytes = xxhash.xxh3_128(), 0
-                for batch, data in zip(block, in_order(compute, block, num_workers=num_workers), strict=True):
+                digest = xxhash.xxh3_128()
+                for batch, data in zip(
+                    block.batches, in_order(compute, block.batches, num_workers=num_workers), strict=True
+                ):
                     file.write(data)
                     digest.update(data)
-                    num_bytes += len(data)
                     progress.advance(task, len(batch))
-                file.flush()
-                os.fsync(file.fileno())
-                done.append({"bytes": num_bytes, "digest": digest.hexdigest()})
+                sync()
+                done.append({"bytes": block.num_bytes, "digest": digest.hexdigest()})
                 with atomic_write(partial / "progress.json", "w") as record:
                     json.dump(done, record)
         with atomic_write(partial / "manifest.json", "w") as manifest:
             json.dump(asdict(contents) | {"blocks": done}, manifest, indent=1)
-        (partial / "progress.json").unlink()
-        with suppress(OSError):  # taken: another process was first, and its store serves as well
-            partial.rename(target)
-        shutil.rmtree(partial, ignore_errors=True)
-        sync_folder(self.folder)
 
-    def _adopted(self, partial: Path, contents: StoreContents, layout: Layout) -> list[dict[str, Any]]:
+    def _adopted(self, partial: Path, contents: StoreContents, blocks: Sequence["Block"]) -> list[dict[str, Any]]:
         """Take over what a killed build of the same store left: the blocks that are as its record says."""
         done: list[dict[str, Any]] = []
         for left in self.folder.glob(f"{contents.key}.partial-*"):
-            try:
-                record = json.loads((left / "progress.json").read_text())
-                whole = _whole_blocks(left / "features.bin", record)
-            except (OSError, ValueError, TypeError, KeyError):
-                whole = []
+            recorded = zip(_recorded_blocks(left), blocks, strict=False)
+            # a build with other batches cut its blocks elsewhere
+            whole = [was for was, _ in takewhile(lambda pair: pair[0]["bytes"] == pair[1].num_bytes, recorded)]
             if len(whole) > len(done):
                 shutil.rmtree(partial, ignore_errors=True)
                 left.rename(partial)
                 done = whole
             else:
                 shutil.rmtree(left, ignore_errors=True)
+        if done:
+            for stray in partial.glob(f".*{UNFINISHED}"):  # what it was writing when it was killed
+                stray.unlink()
         return done
 
     @torch.inference_mode()
@@ -421,7 +456,7 @@ def open_rows(folder: Path, contents: StoreContents) -> Tensor:
             if len(_whole_blocks(path, blocks)) < len(blocks):
                 raise StoreDamaged("a block's digest does not match")
             _verified.add(state)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except UNREADABLE as error:
         raise StoreDamaged(f"not readable: {error}") from error
     with suppress(OSError):
         os.utime(folder / "manifest.json")  # for features.max_gb: least recently used goes first
@@ -450,18 +485,34 @@ def _whole_blocks(path: Path, blocks: Sequence[Mapping[str, Any]]) -> list[dict[
     return [dict(block) for block in blocks[: whole.index(False) if False in whole else len(whole)]]
 
 
-def _blocks(layout: Layout, *, row_bytes: int) -> Iterator[list[npt.NDArray[np.int64]]]:
+def _recorded_blocks(partial: Path) -> list[dict[str, Any]]:
+    """The leading blocks of an unfinished store that are as its record says; its manifest when only the move lacked."""
+    for name in ("progress.json", "manifest.json"):
+        with suppress(*UNREADABLE):
+            record = json.loads((partial / name).read_text(encoding="utf-8"))
+            return _whole_blocks(partial / "features.bin", record["blocks"] if isinstance(record, dict) else record)
+    return []
+
+
+class Block(NamedTuple):
+    """Batches whose rows are flushed together, under one digest."""
+
+    batches: list[npt.NDArray[np.int64]]
+    num_bytes: int
+
+
+def _blocks(layout: Layout, *, row_bytes: int) -> Iterator[Block]:
     """The batches in groups of about `BLOCK_BYTES`."""
-    block: list[npt.NDArray[np.int64]] = []
+    batches: list[npt.NDArray[np.int64]] = []
     size = 0
     for batch in layout.batches:
-        block.append(batch)
+        batches.append(batch)
         size += int(layout.lengths[batch].sum()) * row_bytes
         if size >= BLOCK_BYTES:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+            yield Block(batches, size)
+            batches, size = [], 0
+    if batches:
+        yield Block(batches, size)
 
 
 def folder_size(folder: Path) -> int:

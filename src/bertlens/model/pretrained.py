@@ -14,21 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from bertlens.data.tokenizer import read_vocabulary
 from bertlens.errors import InputError
-from bertlens.model.bert import BertConfig
+from bertlens.model.archive import load_archive
+from bertlens.model.bert import BertConfig, num_parameters
 
 log = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILE = "tokenizer_config.json"  # the one file that not every model has
 # what published checkpoints hold beside the encoder, and what a classifier has no use for
 IGNORED_PREFIXES = ("cls.", "pooler.")
 IGNORED_NAMES = ("embeddings.position_ids",)
+# settings between 0 and 1, both left out
+NUMBERS = ("layer_norm_eps", "initializer_range")
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
@@ -60,21 +63,24 @@ def find_pretrained(settings: PretrainedSettings) -> Pretrained:
     weights_path = _weights_in(folder)
     if weights_path is None:
         raise InputError(f"model.pretrained={folder}: no {' or '.join(WEIGHT_FILES)} in this folder")
-    sha256 = {path.name: _digest(path) for path in (weights_path, folder / "vocab.txt")}
+    sha256 = _digests(weights_path, settings.sha256)
     for name, digest in sha256.items():
-        if settings.sha256 and settings.sha256.get(name) != digest:
+        # a pin list may leave out the smaller files, but not the weights
+        expected = settings.sha256.get(name, "no such file" if name in WEIGHT_FILES else digest)
+        if settings.sha256 and expected != digest:
             raise InputError(
                 f"{folder / name}: its SHA-256 is {digest}, but {settings.name} was pinned with "
-                f"{settings.sha256.get(name, 'no such file')}: fetch the file again"
+                f"{expected}: fetch the file again"
             )
     config = read_config(folder / "config.json")
+    check_size(config, weights_path)
     vocabulary = read_vocabulary(folder / "vocab.txt")
     if len(vocabulary) > config.vocab_size:
         raise InputError(
             f"{folder / 'vocab.txt'}: {len(vocabulary)} word pieces, but config.json has vocab_size "
             f"{config.vocab_size}: the two files are of different models"
         )
-    tokenizer_path = folder / "tokenizer_config.json"
+    tokenizer_path = folder / TOKENIZER_FILE
     tokenizer_config = _read_json(tokenizer_path) if tokenizer_path.is_file() else {}
     return Pretrained(
         folder=folder,
@@ -122,7 +128,7 @@ def _folder(settings: PretrainedSettings) -> Path:
 
 
 def _snapshot(settings: PretrainedSettings, *, local_files_only: bool) -> Path:
-    names = ["config.json", "vocab.txt", "tokenizer_config.json"]
+    names = ["config.json", "vocab.txt", TOKENIZER_FILE]
     folder = Path(
         snapshot_download(
             settings.name,
@@ -139,6 +145,15 @@ def _snapshot(settings: PretrainedSettings, *, local_files_only: bool) -> Path:
             local_files_only=local_files_only,
         )
     return folder
+
+
+def _digests(weights_path: Path, pinned: Mapping[str, str]) -> dict[str, str]:
+    """The SHA-256 of every file that is read, the weights first."""
+    folder = weights_path.parent
+    paths = [weights_path, folder / "config.json", folder / "vocab.txt"]
+    if TOKENIZER_FILE in pinned or (folder / TOKENIZER_FILE).is_file():
+        paths.append(folder / TOKENIZER_FILE)
+    return {path.name: _digest(path) for path in paths}
 
 
 def _digest(path: Path) -> str:
@@ -192,10 +207,28 @@ def read_config(path: Path) -> BertConfig:
         for key in probabilities
         if key in content and not (isinstance(content[key], int | float) and 0 <= content[key] < 1)
     ]
+    wrong += [
+        f"{key}={content[key]!r}"
+        for key in NUMBERS
+        if key in content and not (isinstance(content[key], int | float) and 0 < content[key] < 1)
+    ]
+    padding = content.get("pad_token_id", 0)
+    if not wrong and not (type(padding) is int and 0 <= padding < content["vocab_size"]):
+        wrong.append(f"pad_token_id={padding!r}")
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)}: missing or out of range for a BERT model")
-    fields = {*sizes, *probabilities, "layer_norm_eps", "initializer_range", "pad_token_id"}
+    fields = {*sizes, *probabilities, *NUMBERS, "pad_token_id"}
     return BertConfig(**{key: value for key, value in content.items() if key in fields})
+
+
+def check_size(config: BertConfig, weights_path: Path) -> None:
+    """Raises `InputError` for a config.json of a larger model than the weights: building it might take all memory."""
+    wanted, found = num_parameters(config), weights_path.stat().st_size
+    if wanted > found:  # no published format takes less than a byte a parameter
+        raise InputError(
+            f"{weights_path.parent / 'config.json'}: describes a model of {wanted:,} parameters, and "
+            f"{weights_path.name} has {found:,} bytes: one of the two is damaged or of another model"
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -204,7 +237,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             tensors = load_safetensors(path.read_bytes())
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = load_archive(path, or_legacy=True)
     except Exception as error:  # a damaged pickle can fail in any way: IndexError, struct.error, AssertionError ...
         raise InputError(
             f"{path}: not readable as weights ({_first_line(error)}): cut short or damaged; fetch the file again"

@@ -18,6 +18,7 @@ from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
 from bertlens.files import atomic_write
+from bertlens.model.archive import load_archive
 from bertlens.model.bert import BertConfig
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.pretrained import Pretrained, PretrainedSettings, find_pretrained, load_strictly, read_weights
@@ -112,9 +113,11 @@ def read_raw(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"checkpoint={path}: a folder; name the file in it, such as {path / 'best.ckpt'}")
     try:
-        raw: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        raw: dict[str, Any] = load_archive(path)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint={path}: no such file") from error
+    except PermissionError as error:
+        raise InputError(f"checkpoint={path}: {error.strerror}") from error
     except Exception as error:  # damaged archives and pickles fail in every way there is
         raise InputError(
             f"checkpoint={path}: not readable as a checkpoint; it is cut short, damaged or of another kind"
