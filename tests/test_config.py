@@ -6,8 +6,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from bertlens.config import SCHEMAS, check_train, keys_of, typed
+from bertlens.config import ALLOWED_NAMES, SCHEMAS, check_names, check_train, keys_of, typed
 from bertlens.errors import InputError
 from bertlens.launch import CONF, _shared_store, _spelt_out, help_text, one_line
 
@@ -30,8 +31,6 @@ def dotted(node, prefix=""):
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_conf_has_every_key_of_the_schema_and_no_other(name):
-    from omegaconf import OmegaConf
-
     values = OmegaConf.to_container(composed(name))
     assert set(dotted(values)) == set(keys_of(SCHEMAS[name]))
 
@@ -49,6 +48,81 @@ def test_notebook_preset_is_the_notebook():
     assert config.model.frozen_dropout
     assert config.features.dtype == "float32"
     assert (config.checkpoint.keep, config.print_every) == ("last", 10)
+
+
+def refusal(content) -> str:
+    with pytest.raises(InputError) as caught:
+        check_names(OmegaConf.create(content))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "pytorch_lightning.callbacks.model_checkpoint.os.system",
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        "pytorch_lightning.callbacks.__builtins__",
+        "pytorch_lightning.callbacks.",
+        "pytorch_lightning.callbacks.Timer ",
+        "pytorch_lightning.loggers.CSVLogger",
+        "bertlens.training.sweep.SweepTable.on_multirun_end",
+        "",
+        None,
+        1,
+        ["pytorch_lightning.callbacks.Timer"],
+        {"a": "b"},
+        "${allowed}",
+        "pytorch_lightning.callbacks.${name}",
+        "${oc.env:HOME}",
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["callbacks", "hydra", "data", "list"])
+def test_only_whole_known_names_may_be_targets(target, place):
+    node = {"x": {"_target_": target}}
+    content = {"allowed": "pytorch_lightning.callbacks.Timer", "name": "Timer"}
+    content[place] = [{"a": [node]}] if place == "list" else {"a": {"_target_": content["allowed"], "b": node}}
+    where = "list.0.a.0.x._target_=" if place == "list" else f"{place}.a.b.x._target_="
+    assert where in refusal(content)
+
+
+def test_what_may_be_named_passes_and_is_there():
+    for kind, names in ALLOWED_NAMES.items():
+        for name in names:
+            check_names(OmegaConf.create({"a": [{kind if kind != "ext://" else "stream": name}]}))
+    assert "pytorch_lightning.callbacks.LearningRateMonitor" in ALLOWED_NAMES["_target_"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"a": "${oc.create:{_target_:os.system}}"}, "a._target_=os.system"),
+        ({"a": "${oc.decode:'{_target_: os.system}'}"}, "a._target_=os.system"),
+        ({"a": "${b}", "b": {"c": [{"_target_": "os.system"}]}}, "a.c.0._target_=os.system"),
+        ({"a": "${oc.decode:${hydra:job.name}}"}, "has no value before the run"),
+        ({"a": "${oc.${b}:${hydra:job.name}}", "b": "decode"}, "has no value before the run"),
+        ({"a": {"b": "${a}", "_target_": "os.system"}}, "a._target_=os.system"),
+        ({"class": "subprocess.Popen"}, "only handlers of logging"),
+        ({"class": "logging.os.system"}, "only handlers of logging"),
+        ({"()": "os.system"}, "only colorlog.ColoredFormatter"),
+        ({"stream": "ext://os.system"}, "only ext://sys.stdout"),
+        ({"stream": "${a}s.system", "a": "ext://o"}, "only ext://sys.stdout"),
+    ],
+    ids=str,
+)
+def test_what_an_interpolation_and_logging_may_name(content, problem):
+    from hydra.core.hydra_config import HydraConfig
+
+    assert not HydraConfig.initialized() or HydraConfig.instance().cfg is None
+    assert problem in refusal(content)
+
+
+@pytest.mark.parametrize(
+    "text", ["${hydra.runtime.output_dir}/x", "${hydra:job.num}", "${hydra.job.num}_${oc.env:HOME}"]
+)
+def test_what_is_known_in_the_run_only_passes_as_text(text):
+    check_names(OmegaConf.create({"a": text, "hydra": {"runtime": {"output_dir": "???"}, "job": {"num": "???"}}}))
 
 
 def test_help_has_a_line_for_every_key():

@@ -5,11 +5,14 @@ The values live in conf/ alone, the meanings here alone. A key that is in one an
 
 import dataclasses
 import difflib
+import re
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+import pytorch_lightning.callbacks
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bertlens.analysis.selection import CHOICES
@@ -28,7 +31,9 @@ def section(kind: type) -> Any:
 @dataclass
 class DataConfig:
     source: str = key("where reviews come from: hub, local, files or demo")
-    path: str | None = key("a local folder instead of the source: Parquet files, or the aclImdb tree of text files")
+    path: str | None = key(
+        "local reviews instead of the source: a folder of Parquet files, the aclImdb folder, or aclImdb_v1.tar.gz"
+    )
     hub_name: str = key("the data set's name on the hub")
     hub_revision: str = key("the commit of the data set that is read")
     train_file: str | None = key("own reviews (data=files): .tsv, .csv, .jsonl or .parquet")
@@ -191,8 +196,30 @@ WITHOUT_EFFECT = (
 )
 # fmt: on
 
-# the objects a configuration may name: what Lightning itself wants as objects, and nothing else
-ALLOWED_TARGETS = ("pytorch_lightning.callbacks.",)
+# What a configuration may name, by the key that names it. Whole names: behind a prefix such as
+# pytorch_lightning.callbacks. there are also the modules that those modules import.
+ALLOWED_NAMES: dict[str, frozenset[str]] = {
+    "_target_": frozenset(f"pytorch_lightning.callbacks.{name}" for name in pytorch_lightning.callbacks.__all__)
+    | {
+        "bertlens.training.sweep.SweepTable",
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+    },
+    # in hydra.job_logging and hydra.hydra_logging, which Python's logging makes objects of
+    "class": frozenset(f"logging.{name}" for name in ("StreamHandler", "FileHandler", "NullHandler", "Formatter"))
+    | {"logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"},
+    "()": frozenset({"colorlog.ColoredFormatter"}),
+    "ext://": frozenset({"ext://sys.stdout", "ext://sys.stderr"}),
+}
+ALLOWED_IN_WORDS = {
+    "_target_": "only pytorch_lightning.callbacks.NAME, with a callback's own name,",
+    "class": "only handlers of logging",
+    "()": "only colorlog.ColoredFormatter",
+    "ext://": "only ext://sys.stdout and ext://sys.stderr",
+}
+# an interpolation that has no value before the run, and that gives a string or a part of what is checked anyway
+HARMLESS_INTERPOLATION = re.compile(r"\$\{(?:(?:hydra|now|oc\.env):[^${}]*|[^:${}]*)\}")
 
 Settings = TypeVar("Settings")
 
@@ -209,6 +236,65 @@ def typed(composed: DictConfig, schema: type[Settings]) -> Settings:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
     return config
+
+
+def check_names(composed: DictConfig) -> None:
+    """Refuse whatever would make an object that conf/ has no need of. Raises one `InputError` with all of it.
+
+    Hydra makes objects of its own section before a task begins, so this is for a configuration as composed.
+    """
+    try:
+        problems = list(forbidden_names(_plain(composed, "")))
+    except RecursionError as error:
+        raise InputError("configuration: refers to itself without end") from error
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def forbidden_names(node: Any, key: str = "") -> Iterator[str]:
+    """A problem for each object that is named anywhere in plain dictionaries and lists, but for those allowed."""
+    for last, value in _items(node):
+        here = f"{key}.{last}" if key else str(last)
+        kind = "ext://" if isinstance(value, str) and value.startswith("ext://") else last
+        if kind in ALLOWED_NAMES and not (isinstance(value, str) and value in ALLOWED_NAMES[kind]):
+            yield f"{here}={value}: {ALLOWED_IN_WORDS[kind]} may be named"
+        else:
+            yield from forbidden_names(value, here)
+
+
+def _items(node: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(node, dict):
+        yield from node.items()
+    elif isinstance(node, list | tuple):
+        yield from enumerate(node)
+
+
+def _plain(node: DictConfig | ListConfig, key: str) -> dict[Any, Any] | list[Any]:
+    """A composed configuration as dictionaries and lists; an interpolation as what it stands for, if it does yet."""
+    raw = OmegaConf.to_container(node, resolve=False)
+    found = {}
+    for last, value in _items(raw):
+        here = f"{key}.{last}" if key else str(last)
+        if OmegaConf.is_missing(node, last):
+            continue
+        if OmegaConf.is_interpolation(node, last):
+            found[last] = _interpolated(node, last, here, value)
+        else:
+            found[last] = node[last]
+        if OmegaConf.is_config(found[last]):
+            found[last] = _plain(found[last], here)
+    return found if isinstance(raw, dict) else list(found.values())
+
+
+def _interpolated(node: DictConfig | ListConfig, last: Any, here: str, written: Any) -> Any:
+    if last in ALLOWED_NAMES:
+        return written  # what names an object stands there in full: no interpolation is in the list of those allowed
+    try:
+        return node[last]
+    except OmegaConfBaseException as error:
+        if "${" in HARMLESS_INTERPOLATION.sub("", str(written)):
+            raise InputError(f"{here}={written}: has no value before the run, and might then name an object") from error
+        return written
 
 
 def check_train(config: TrainConfig) -> None:
@@ -237,10 +323,12 @@ def check_train(config: TrainConfig) -> None:
     ):
         if value is not None and value < 1:
             problems.append(f"{name}={value}: at least 1, or null")
-    for name, settings in config.callbacks.items():
-        target = str(settings.get("_target_")) if isinstance(settings, dict) else None
-        if target is None or not target.startswith(ALLOWED_TARGETS):
-            problems.append(f"callbacks.{name}._target_={target}: only {ALLOWED_TARGETS[0]}* may be named")
+    problems += [
+        f"callbacks.{name}: needs a _target_, such as pytorch_lightning.callbacks.Timer"
+        for name, settings in config.callbacks.items()
+        if not isinstance(settings, dict) or "_target_" not in settings
+    ]
+    problems += forbidden_names(config.callbacks, "callbacks")
     if problems:
         raise InputError("; ".join(problems))
 

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra._internal.hydra
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -21,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bertlens import stopping
-from bertlens.config import SCHEMAS, keys_of, nearest_key, typed
+from bertlens.config import SCHEMAS, check_names, keys_of, nearest_key, typed
 from bertlens.errors import InputError
 from bertlens.files import atomic_write
 from bertlens.memory import keep_freed_memory
@@ -49,6 +52,20 @@ PURPOSES = {
 }
 
 
+class CheckedConfigLoader(ConfigLoaderImpl):
+    """Hydra's loader, which every composition passes through, a sweep's too, and in the processes of a launcher.
+
+    The check belongs here: Hydra makes objects of hydra.callbacks, of the logging and of the sweeper before it calls
+    the task. Its own list of what must not be named cannot know what else is installed. Hydra has no public place for
+    this, so the loader's name is replaced, and pyproject.toml keeps to the versions that have it.
+    """
+
+    def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
+        composed = super().load_configuration(*arguments, **options)
+        check_names(composed)
+        return composed
+
+
 def launch(name: str, task: Callable[[Any, Path], object]) -> None:
     """Run `task(config, run_folder)` under Hydra with conf/<name>.yaml; a sweep runs it once a job.
 
@@ -59,6 +76,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
     full_error = os.environ.get(FULL_ERROR)
     given = sys.argv[1:]
     keep_freed_memory()
+    hydra._internal.hydra.ConfigLoaderImpl = CheckedConfigLoader  # type: ignore[attr-defined]
     OmegaConf.register_new_resolver("bertlens_help", help_text, replace=True)
 
     def job(composed: DictConfig) -> None:
@@ -93,7 +111,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
         sys.argv[1:] = _shared_store([_spelt_out(argument, schema) for argument in sys.argv[1:]])
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over several lines
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
-    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         if full_error == "1" or not is_for_the_user(error):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -115,7 +133,7 @@ def is_for_the_user(error: BaseException) -> bool:
     """Whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
     if isinstance(error, OSError):
         return isinstance(error.filename, str) and error.strerror is not None
-    return isinstance(error, InputError | HydraException | OmegaConfBaseException)
+    return isinstance(error, InputError | HydraException | OmegaConfBaseException | yaml.YAMLError)
 
 
 def write_error(folder: Path, line: str) -> None:

@@ -1,8 +1,11 @@
+import gzip
 import hashlib
+import io
 import json
 import logging
 import os
 import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -334,31 +337,107 @@ def test_demo_is_split_60_20_20_and_keeps_the_spans():
 
 # The hub
 
+COMMIT = "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"
+OTHER_COMMIT = "0" * 40
+
+
+class Hub:
+    """Stands in for the hub and its cache: folders by revision, and what was asked of which."""
+
+    def __init__(self, cache, served):
+        self.cache, self.served, self.calls = cache, served, []
+
+    def snapshot_download(self, name, *, repo_type, revision, local_files_only):
+        assert (name, repo_type) == ("stanfordnlp/imdb", "dataset")
+        self.calls.append(("cache" if local_files_only else "hub", revision))
+        cached = self.cache / revision
+        if not local_files_only:
+            if revision not in self.served:
+                raise OSError("Name or service not known")
+            shutil.copytree(self.served[revision], cached, dirs_exist_ok=True)
+        if not cached.is_dir():
+            raise huggingface_hub.errors.LocalEntryNotFoundError("nothing of this revision")
+        return str(cached)
+
 
 @pytest.fixture
-def hub_answers(monkeypatch):
-    monkeypatch.setattr(reviews, "_hub_answers", lambda name: True)
-
-
-def test_hub_is_asked_for_the_pinned_revision_and_unsupervised_is_ignored(monkeypatch, hub_answers):
+def published(tmp_path):
+    """The data set as it is laid out on the hub, 20 reviews a split."""
+    folder = tmp_path / "published"
+    (folder / "plain_text").mkdir(parents=True)
     features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
-    calls = []
+    for split, labels in {"train": [0, 1], "test": [1, 0], "unsupervised": [-1, -1]}.items():
+        columns = {"text": [f"{split} {index}" for index in range(20)], "label": labels * 10}
+        dataset = datasets.Dataset.from_dict(columns, features=features)
+        dataset.to_parquet(folder / "plain_text" / f"{split}-00000-of-00001.parquet")
+    return folder
 
-    def load_dataset(*args, **kwargs):
-        calls.append((args, kwargs))
-        return datasets.DatasetDict(
-            {
-                split: datasets.Dataset.from_dict({"text": list("abcdefghij"), "label": labels}, features=features)
-                for split, labels in {"train": [0, 1] * 5, "test": [1, 0] * 5, "unsupervised": [-1] * 10}.items()
-            }
-        )
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+@pytest.fixture
+def hub(published, tmp_path, monkeypatch):
+    hub = Hub(tmp_path / "hub", {COMMIT: published})
+    monkeypatch.setattr(reviews, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "prepared")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    return hub
+
+
+def test_hub_is_asked_once_for_the_pinned_revision_and_unsupervised_is_ignored(hub):
     loaded = load_reviews(ReviewSettings())
-    assert calls == [(("stanfordnlp/imdb",), {"revision": "e6281661ce1c48d982bc483cf8a173c1bbeb5d31"})]
-    assert loaded.num_rows == {"train": 8, "validation": 2, "test": 10}
-    assert loaded["test"].to_dict() == {"text": list("abcdefghij"), "label": [1, 0] * 5}
+    assert hub.calls == [("cache", COMMIT), ("hub", COMMIT)]
+    assert loaded.num_rows == {"train": 16, "validation": 4, "test": 20}
+    assert loaded["test"].to_dict() == {"text": [f"test {index}" for index in range(20)], "label": [1, 0] * 10}
     assert loaded["test"].features["label"].names == ["negative", "positive"]
+    again = load_reviews(ReviewSettings())
+    assert hub.calls[2:] == [("cache", COMMIT)]
+    assert {split: digest(dataset) for split, dataset in again.items()} == {
+        split: digest(dataset) for split, dataset in loaded.items()
+    }
+
+
+def test_another_revision_in_the_cache_is_never_taken_instead(hub, monkeypatch):
+    """Neither offline nor where the hub does not answer, however new it is."""
+    shutil.copytree(hub.served.pop(COMMIT), hub.cache / OTHER_COMMIT)
+    assert load_reviews(ReviewSettings(hub_revision=OTHER_COMMIT)).num_rows["test"] == 20
+    for offline in (False, True):
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+        hub.calls.clear()
+        assert COMMIT in message_of(lambda: load_reviews(ReviewSettings()))
+        assert {where for where, _ in hub.calls} == ({"cache"} if offline else {"cache", "hub"})
+
+
+def test_a_branch_may_have_moved_and_is_asked_for_unless_offline(hub, published, monkeypatch):
+    hub.served["main"] = published
+    load_reviews(ReviewSettings(hub_revision="main"))
+    load_reviews(ReviewSettings(hub_revision="main"))
+    assert hub.calls == [("hub", "main")] * 2
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    load_reviews(ReviewSettings(hub_revision="main"))
+    assert hub.calls[2:] == [("cache", "main")]
+
+
+@pytest.mark.parametrize(
+    "there",
+    [["README.md"], ["train-00000-of-00001.parquet"], ["train-00000-of-00002.parquet", "test-00000-of-00001.parquet"]],
+    ids=["nothing read yet", "one split of two", "one file of two"],
+)
+def test_a_part_in_the_cache_is_completed_and_offline_refused(hub, published, there, monkeypatch):
+    folder = hub.cache / COMMIT / "plain_text"
+    folder.mkdir(parents=True)
+    for name in there:
+        source = published / "plain_text" / name.replace("of-00002", "of-00001")
+        (folder / name).write_bytes(source.read_bytes() if source.is_file() else b"")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert "experiment=demo" in message_of(lambda: load_reviews(ReviewSettings()))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    if "train-00000-of-00002.parquet" in there:
+        other = published / "plain_text" / "train-00001-of-00002.parquet"
+        shutil.copy(published / "plain_text" / "train-00000-of-00001.parquet", other)
+        (published / "plain_text" / "train-00000-of-00001.parquet").unlink()
+        assert load_reviews(ReviewSettings()).num_rows["train"] == 32  # both files, with 20 % held out
+    else:
+        assert load_reviews(ReviewSettings()).num_rows["train"] == 16
+    assert hub.calls[-1] == ("hub", COMMIT)
 
 
 @pytest.mark.parametrize(
@@ -371,50 +450,180 @@ def test_hub_is_asked_for_the_pinned_revision_and_unsupervised_is_ignored(monkey
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_hub_out_of_reach_names_the_remedies(monkeypatch, hub_answers, error):
-    def load_dataset(*args, **kwargs):
+def test_hub_out_of_reach_names_the_remedies(monkeypatch, error):
+    def snapshot_download(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(reviews, "snapshot_download", snapshot_download)
     message = message_of(lambda: load_reviews(ReviewSettings()))
     for remedy in ("data.path", "model.pretrained", "experiment=demo", "stanfordnlp/imdb", type(error).__name__):
         assert remedy in message
 
 
-def test_hub_that_does_not_answer_is_not_retried(monkeypatch):
-    seen = []
+def test_hub_name_that_does_not_exist(monkeypatch):
+    def snapshot_download(*args, **kwargs):
+        raise huggingface_hub.errors.RepositoryNotFoundError.__new__(huggingface_hub.errors.RepositoryNotFoundError)
 
-    def load_dataset(*args, **kwargs):
-        seen.append(datasets.config.HF_HUB_OFFLINE)
-        raise ConnectionError
-
-    def dataset_info(*args, **kwargs):
-        raise OSError("Name or service not known")
-
+    monkeypatch.setattr(reviews, "snapshot_download", snapshot_download)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(reviews.HfApi, "dataset_info", dataset_info)
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert "experiment=demo" in message_of(lambda: load_reviews(ReviewSettings()))
-    assert seen == [True]
-    assert datasets.config.HF_HUB_OFFLINE is False
-
-
-def test_hub_name_that_does_not_exist(monkeypatch, hub_answers):
-    def load_dataset(*args, **kwargs):
-        raise datasets.exceptions.DatasetNotFoundError("Dataset 'no/such' doesn't exist on the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     message = message_of(lambda: load_reviews(ReviewSettings(hub_name="no/such")))
     assert message.startswith("data.hub_name='no/such'")
     assert "not on the hub" in message
 
 
-def test_hub_data_without_a_test_split(monkeypatch, hub_answers):
-    train = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.DatasetDict(train=train))
-    message = message_of(lambda: load_reviews(ReviewSettings(hub_name="my/data")))
-    assert "data.hub_name='my/data'" in message
+def test_hub_data_without_a_test_split(hub):
+    for split in ("test", "unsupervised"):
+        (hub.served[COMMIT] / "plain_text" / f"{split}-00000-of-00001.parquet").unlink()
+    message = message_of(lambda: load_reviews(ReviewSettings()))
+    assert "data.hub_name='stanfordnlp/imdb'" in message
     assert "no split 'test', only 'train'" in message
+
+
+# The official archive
+
+IN_ARCHIVE = {
+    f"aclImdb/{split}/{name}/{number}_{9 - number % 4}.txt": f"{split} {name} {number}"
+    for split in ("train", "test")
+    for name in ("pos", "neg")
+    for number in (10, 9, 0, 11, 2, 1, 3)
+}
+
+
+def archive_of(file, *more, reviews=IN_ARCHIVE):
+    """A .tar.gz of the reviews and then `more`, pairs of a header's fields and content."""
+    with tarfile.open(file, "w:gz") as archive:
+        for fields, content in [*(({"name": name}, text.encode()) for name, text in reviews.items()), *more]:
+            member = tarfile.TarInfo()
+            member.size = len(content)
+            for field, value in fields.items():
+                setattr(member, field, value)
+            archive.addfile(member, io.BytesIO(content))
+    return file
+
+
+def test_the_archive_gives_what_the_unpacked_tree_gives(tmp_path):
+    file = archive_of(tmp_path / "aclImdb_v1.tar.gz", ({"name": "aclImdb/train/unsup/0_0.txt"}, b"no label"))
+    for name, text in IN_ARCHIVE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    from_archive, from_tree = (load_reviews(ReviewSettings(path=str(path))) for path in (file, tmp_path / "aclImdb"))
+    assert from_archive["test"]["text"][:] == [f"test {n} {i}" for n in ("neg", "pos") for i in (0, 1, 2, 3, 9, 10, 11)]
+    assert {split: dataset.to_dict() for split, dataset in from_archive.items()} == {
+        split: dataset.to_dict() for split, dataset in from_tree.items()
+    }
+    assert from_archive["train"].features == from_tree["train"].features
+    assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked
+
+
+REVIEW = "aclImdb/train/pos/77_9.txt"
+STRANGERS = {
+    "symbolic link": {"name": REVIEW, "type": tarfile.SYMTYPE, "linkname": "SECRET"},
+    "hard link": {"name": REVIEW, "type": tarfile.LNKTYPE, "linkname": "SECRET"},
+    "hard link inside": {"name": REVIEW, "type": tarfile.LNKTYPE, "linkname": next(iter(IN_ARCHIVE))},
+    "linked folder": {"name": "aclImdb/train/pos", "type": tarfile.SYMTYPE, "linkname": ".."},
+    "parent folder": {"name": "aclImdb/train/pos/../../../escaped.txt"},
+    "parent folder, right end": {"name": f"../{REVIEW}"},
+    "absolute": {"name": "/tmp/aclImdb/train/pos/77_9.txt"},
+    "absolute, from the root": {"name": f"/{REVIEW}"},
+    "device": {"name": REVIEW, "type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 5},
+    "block device": {"name": REVIEW, "type": tarfile.BLKTYPE, "devmajor": 8},
+    "pipe": {"name": REVIEW, "type": tarfile.FIFOTYPE},
+    "folder": {"name": REVIEW, "type": tarfile.DIRTYPE},
+    "other name": {"name": "aclImdb/train/pos/77_9.txt.exe"},
+    "other digits": {"name": "aclImdb/train/pos/٧_٩.txt"},
+    "line break": {"name": f"{REVIEW}\n"},
+    "other class": {"name": "aclImdb/train/great/77_9.txt"},
+}
+
+
+@pytest.mark.parametrize("fields", STRANGERS.values(), ids=STRANGERS)
+def test_what_does_not_belong_in_the_archive_is_passed_over(tmp_path, fields):
+    (secret := tmp_path / "secret.txt").write_text("SECRET")
+    fields = fields | ({"linkname": str(secret)} if fields.get("linkname") == "SECRET" else {})
+    content = b"EVIL" if fields.get("type", tarfile.REGTYPE) == tarfile.REGTYPE else b""
+    (folder := tmp_path / "here").mkdir()
+    loaded = load_reviews(ReviewSettings(path=str(archive_of(folder / "hostile.tar.gz", (fields, content)))))
+    texts = [text for dataset in loaded.values() for text in dataset["text"]]
+    assert sorted(texts) == sorted(IN_ARCHIVE.values())
+    assert [path.name for path in folder.iterdir()] == ["hostile.tar.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "secret.txt"]
+
+
+def header(**fields):
+    member = tarfile.TarInfo(REVIEW)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_a_review_of_a_terabyte_is_refused_before_it_is_read(tmp_path):
+    (file := tmp_path / "huge.tar.gz").write_bytes(gzip.compress(header(size=2**40) + b"x" * 512))
+    message = message_of(lambda: load_reviews(ReviewSettings(path=str(file))))
+    assert f"{REVIEW} has {2**40} bytes" in message
+    assert "huge.tar.gz" in message
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME], ids=["file", "pax", "name"]
+)
+def test_an_archive_that_unpacks_to_far_more_than_it_is_ends_at_the_limit(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(reviews, "MAX_ARCHIVE", 2**20)
+    bomb = header(name="aclImdb/imdb.vocab", type=kind, size=2**24) + bytes(2**24)
+    (file := tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(bomb))
+    assert file.stat().st_size < 2**15
+    message = message_of(lambda: load_reviews(ReviewSettings(path=str(file))))
+    assert "bomb.tar.gz" in message
+    assert f"more than {2**20} bytes" in message
+
+
+def test_a_review_that_is_there_twice_is_refused(tmp_path):
+    name = next(iter(IN_ARCHIVE))
+    file = archive_of(tmp_path / "twice.tar.gz", ({"name": name}, b"another text"))
+    message = message_of(lambda: load_reviews(ReviewSettings(path=str(file))))
+    assert "twice.tar.gz" in message
+    assert f"{name.removeprefix('aclImdb/')} twice" in message
+
+
+def test_an_archive_cut_anywhere_is_refused(tmp_path):
+    whole = archive_of(tmp_path / "whole.tar.gz").read_bytes()
+    cut = tmp_path / "cut.tar.gz"
+    for length in [*range(0, len(whole), 16), len(whole) - 1]:
+        cut.write_bytes(whole[:length])
+        message = message_of(lambda: load_reviews(ReviewSettings(path=str(cut))))
+        assert message.startswith(f"data.path={str(cut)!r} is cut short or damaged"), length
+
+
+def test_an_archive_with_a_changed_byte_is_refused_or_the_same(tmp_path):
+    """The same: the time it was made in the first bytes, and a code that nothing is written in."""
+    whole = archive_of(tmp_path / "whole.tar.gz").read_bytes()
+    original = load_reviews(ReviewSettings(path=str(tmp_path / "whole.tar.gz")))["test"].to_dict()
+    file, outcomes = tmp_path / "damaged.tar.gz", Counter()
+    for position in range(0, len(whole), 8):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        try:
+            same = load_reviews(ReviewSettings(path=str(file)))["test"].to_dict() == original
+        except InputError as error:
+            same = "damaged.tar.gz" in str(error)
+        outcomes[same] += 1
+    assert outcomes.keys() == {True}
+
+
+def test_a_damaged_header_does_not_end_the_archive_early(tmp_path):
+    unpacked = bytearray(gzip.decompress(archive_of(tmp_path / "whole.tar.gz").read_bytes()))
+    unpacked[1024 * 26 + 150] ^= 1  # the checksum of a review's header near the end, and gzip's made anew
+    (file := tmp_path / "damaged.tar.gz").write_bytes(gzip.compress(bytes(unpacked)))
+    assert "damaged header" in message_of(lambda: load_reviews(ReviewSettings(path=str(file))))
+
+
+def test_an_archive_of_one_class_and_one_that_is_not_utf8(tmp_path):
+    negative = {name: text for name, text in IN_ARCHIVE.items() if "/test/pos/" not in name}
+    file = archive_of(tmp_path / "half.tar.gz", reviews=negative)
+    assert "half.tar.gz/aclImdb/test/pos" in message_of(lambda: load_reviews(ReviewSettings(path=str(file))))
+    file = archive_of(tmp_path / "latin.tar.gz", ({"name": REVIEW}, b"fine\ncaf\xe9"))
+    message = message_of(lambda: load_reviews(ReviewSettings(path=str(file))))
+    assert f"{REVIEW}, line 2, is not UTF-8" in message
+    assert "latin.tar.gz" in message
 
 
 # Settings and files that cannot be used

@@ -10,13 +10,17 @@ is strict and takes about a second for IMDb's 66 MB; what is worth keeping on di
 
 import csv
 import difflib
+import gzip
 import io
 import itertools
 import json
 import logging
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +29,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from numpy.typing import NDArray
 
 from bertlens.data.demo import generate
@@ -39,7 +42,14 @@ SPLITS = ("train", "validation", "test")
 SOURCES = ("hub", "local", "files", "demo")
 STRING_KINDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 CLASS_NAMES = ["negative", "positive"]
-SPELLINGS = [["neg", "pos"], ["0", "1"]]
+CLASS_FOLDERS = ("neg", "pos")
+SPELLINGS = [[*CLASS_FOLDERS], ["0", "1"]]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.\w+")
+ARCHIVE_ENDINGS = (".tar.gz", ".tgz")
+ARCHIVED_REVIEW = re.compile(r"aclImdb/(train|test)/(neg|pos)/(\d{1,9}_\d{1,9}\.txt)", re.ASCII)
+MAX_ARCHIVED_REVIEW = 2**20  # bytes; the longest of IMDb has 14 thousand
+MAX_ARCHIVE = 2**30  # bytes unpacked; the official one has a third of that
 SPLIT_IN_FILE_NAME = re.compile(r"(?<![a-z])(train|validation|test)(?![a-z])")
 
 
@@ -132,21 +142,30 @@ def _check(settings: ReviewSettings) -> None:
 
 
 def _hub(settings: ReviewSettings) -> dict[str, pa.Table]:
+    """From the hub's cache with no request where it has the pinned revision, else asked for once.
+
+    A commit never changes, so there is nothing to ask; a branch does. Not `load_dataset` by name: that asks always,
+    and where there is no answer takes the revision that was cached last, whichever that is.
+    """
     where = f"data.hub_name={settings.hub_name!r} at data.hub_revision={settings.hub_revision!r}"
-    was_offline = datasets.config.HF_HUB_OFFLINE
-    # Told that it is offline, load_dataset turns to its cache at once; left alone it first retries for 23 s or more.
-    datasets.config.HF_HUB_OFFLINE = was_offline or not _hub_answers(settings.hub_name)
-    try:
-        loaded = datasets.load_dataset(settings.hub_name, revision=settings.hub_revision)
-    except DatasetNotFoundError as error:
-        raise InputError(f"{where} is not on the hub, or is private: {_one_line(error)}") from error
-    except Exception as error:  # those of datasets, huggingface_hub and its HTTP client share no closer base
-        raise InputError(
-            f"{where} could not be loaded and no copy is cached ({_one_line(error)}); with no network, give data.path "
-            "a folder of reviews and model.pretrained a folder of weights, or run experiment=demo, which needs neither"
-        ) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = was_offline
+    offline = datasets.config.HF_HUB_OFFLINE
+    loaded = None
+    if offline or COMMIT.fullmatch(settings.hub_revision):
+        try:
+            loaded = _hub_copy(settings, local_files_only=True)
+        except Exception as error:  # those of datasets and huggingface_hub share no closer base
+            logger.debug("%s is not in the hub's cache: %s", where, _one_line(error))
+    if loaded is None:
+        try:
+            loaded = _hub_copy(settings, local_files_only=offline)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise InputError(f"{where} is not on the hub, or is private: {_one_line(error)}") from error
+        except Exception as error:  # also of the HTTP client
+            raise InputError(
+                f"{where} could not be loaded and no copy is cached ({_one_line(error)}); with no network, give "
+                "data.path a folder of reviews and model.pretrained a folder of weights, or run experiment=demo, which "
+                "needs neither"
+            ) from error
     for split in ("train", "test"):
         if split not in loaded:
             raise InputError(f"{where} has no split {split!r}, only {', '.join(map(repr, loaded))}")
@@ -157,23 +176,30 @@ def _hub(settings: ReviewSettings) -> dict[str, pa.Table]:
     }
 
 
-def _hub_answers(name: str) -> bool:
-    try:
-        HfApi().dataset_info(name, timeout=10)
-    except HfHubHTTPError:  # a refusal is an answer, and load_dataset words it better
-        return True
-    except Exception:  # of the HTTP client, which changes between versions
-        return False
-    return True
+def _hub_copy(settings: ReviewSettings, *, local_files_only: bool) -> datasets.DatasetDict:
+    """The data set as the hub's cache holds it, brought there first unless told not to."""
+    folder = snapshot_download(
+        settings.hub_name, repo_type="dataset", revision=settings.hub_revision, local_files_only=local_files_only
+    )
+    shards = Counter(match.groups() for file in Path(folder).rglob("*") if (match := SHARD.fullmatch(str(file))))
+    for (name, total), count in shards.items():
+        if count < int(total):  # another tool fetched a part, or a download was interrupted
+            raise FileNotFoundError(f"{Path(name).name!r} has {count} of its {int(total)} files")
+    loaded = datasets.load_dataset(folder)
+    if local_files_only and not {"train", "test"} <= loaded.keys():
+        raise FileNotFoundError("a part of the splits only")
+    return loaded
 
 
 def _local(settings: ReviewSettings) -> dict[str, pa.Table]:
     assert settings.path is not None
     folder, where = Path(settings.path).expanduser(), f"data.path={settings.path!r}"
+    if folder.is_file() and folder.name.lower().endswith(ARCHIVE_ENDINGS):
+        return _archive(folder)
     if folder.is_file():
         raise InputError(f"{where} is a file, not a folder: for own files use data=files data.train_file=…")
     if not folder.is_dir():
-        raise InputError(f"{where} does not exist: give a folder of Parquet files or the aclImdb folder")
+        raise InputError(f"{where} does not exist: give a folder of Parquet files, the aclImdb folder or its archive")
     for root in (folder, folder / "aclImdb"):
         if (root / "train" / "pos").is_dir():
             return {split: _text_files(root / split) for split in ("train", "test")}
@@ -192,17 +218,81 @@ def _local(settings: ReviewSettings) -> dict[str, pa.Table]:
 
 
 def _text_files(folder: Path) -> pa.Table:
-    """The reviews of `folder`/neg, then `folder`/pos, each by number, as the hub's copy has them."""
+    """The reviews of `folder`/neg and `folder`/pos."""
+    return _tree_table(
+        {name: {file.name: _utf8_text(file) for file in (folder / name).glob("*.txt")} for name in CLASS_FOLDERS},
+        folder,
+    )
+
+
+def _tree_table(texts: Mapping[str, Mapping[str, str]], where: Path) -> pa.Table:
+    """Texts by class and file name, as the hub's copy has them: negatives first, each class by number."""
     tables = []
-    for name in ("neg", "pos"):
-        files = sorted(
-            (folder / name).glob("*.txt"), key=lambda file: (file.stem.partition("_")[0].zfill(9), file.name)
-        )
-        if not files:
-            raise InputError(f"data.path: {str(folder / name)!r} holds no .txt reviews")
-        texts = [_utf8_text(file) for file in files]
-        tables.append(pa.table({"text": pa.array(texts, pa.string()), "label": [name] * len(texts)}))
+    for name in CLASS_FOLDERS:
+        if not texts[name]:
+            raise InputError(f"data.path: {str(where / name)!r} holds no .txt reviews")
+        files = sorted(texts[name], key=lambda file: (file.removesuffix(".txt").partition("_")[0].zfill(9), file))
+        column = pa.array([texts[name][file] for file in files], pa.string())
+        tables.append(pa.table({"text": column, "label": [name] * len(files)}))
     return pa.concat_tables(tables)
+
+
+def _archive(file: Path) -> dict[str, pa.Table]:
+    """The official archive as downloaded, read member by member: nothing of it is written to disk.
+
+    Only regular files of the names expected are read, so that links, devices and paths that lead elsewhere mean
+    nothing here.
+    """
+    texts: dict[str, dict[str, dict[str, str]]] = {
+        split: {name: {} for name in CLASS_FOLDERS} for split in ("train", "test")
+    }
+    try:
+        with gzip.open(file) as unpacked:
+            content = _Limited(unpacked)
+            # one block at a time: to tarfile a damaged header is the end, and here what stands behind it must show
+            with tarfile.open(fileobj=content, mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:  # type: ignore[call-overload]
+                for split, name, review, text in _archived_reviews(archive, file):
+                    if review in texts[split][name]:
+                        raise InputError(f"{str(file)!r} holds {split}/{name}/{review} twice: fetch it again")
+                    texts[split][name][review] = text
+            while rest := content.read(2**20):  # to the end, where the checksum is
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("a damaged header")
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"data.path={str(file)!r} is cut short or damaged, or no archive ({_one_line(error)}): fetch it again"
+        ) from error
+    return {split: _tree_table(found, file / "aclImdb" / split) for split, found in texts.items()}
+
+
+def _archived_reviews(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Split, class, file name and text of each review, in the order of the archive."""
+    for member in archive:
+        match = ARCHIVED_REVIEW.fullmatch(member.name)
+        if match is None or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            continue
+        where = f"{str(file)!r}: {member.name}"
+        if member.size > MAX_ARCHIVED_REVIEW:
+            raise InputError(f"{where} has {member.size} bytes, which is no review: is this the official archive?")
+        content = archive.extractfile(member)
+        assert content is not None  # of a regular file
+        yield match[1], match[2], match[3], _decoded(content.read(), where)
+
+
+class _Limited:
+    """What an archive unpacks to, up to a limit: a few bytes can stand for terabytes."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file, self._left = file, MAX_ARCHIVE
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise tarfile.ReadError(f"it unpacks to more than {MAX_ARCHIVE} bytes")
+        return content
 
 
 def _own_files(settings: ReviewSettings) -> dict[str, pa.Table]:
@@ -306,11 +396,15 @@ def _utf8_text(file: Path) -> str:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read: {error.strerror}") from error
+    return _decoded(content, repr(str(file)))
+
+
+def _decoded(content: bytes, where: str) -> str:
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{str(file)!r}, line {number}, is not UTF-8: save the file as UTF-8") from error
+        raise InputError(f"{where}, line {number}, is not UTF-8: save the file as UTF-8") from error
 
 
 READERS = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _json_lines, ".json": _json_lines, ".parquet": _parquet}

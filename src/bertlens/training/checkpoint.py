@@ -5,6 +5,7 @@ rebuilds the rest: where the published weights came from with their SHA-256, and
 All plain types, so that reading one can run no code.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,19 @@ def read_raw(path: Path) -> dict[str, Any]:
         raise InputError(
             f"checkpoint={path}: format {info.get('format_version')!r}, and this version reads format {FORMAT_VERSION}"
         )
+    if named := next(_named_objects(raw, ""), None):
+        raise InputError(f"checkpoint={path}: {named}: a checkpoint holds values only; nothing may be named in it")
     return raw
+
+
+def _named_objects(node: Any, key: str) -> Iterator[str]:
+    """Each `_target_` in what was read. Nothing here would make the object; what reads the settings next might."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    for last, value in items:
+        here = f"{key}.{last}" if key else str(last)
+        if last == "_target_":
+            yield f"{here}={value!r}"
+        yield from _named_objects(value, here)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
