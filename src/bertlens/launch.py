@@ -126,7 +126,9 @@ def resume_command(given: list[str], run_folder: Path) -> str:
     kept = [argument for argument in given if not argument.startswith((f"{key}=", "resume="))]
     path = relative(folder)
     quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"
-    return shlex.join(["python", "train.py", *kept, f"{key}={quoted}", "resume=auto"])
+    # beside the other settings: Hydra takes none after an option that follows one
+    place = next((index for index, argument in enumerate(kept) if "=" in argument and argument[0] != "-"), len(kept))
+    return shlex.join(["python", "train.py", *kept[:place], f"{key}={quoted}", "resume=auto", *kept[place:]])
 
 
 def is_for_the_user(error: BaseException) -> bool:
