@@ -5,7 +5,7 @@ from pathlib import Path
 from bertlens import build
 from bertlens.analysis.explain import Explainer, write_first_reviews
 from bertlens.analysis.metrics import figures
-from bertlens.config import EvaluateConfig
+from bertlens.config import EvaluateConfig, check_evaluate
 from bertlens.launch import launch
 from bertlens.run import Stages, write_figures, write_metrics, write_predictions
 from bertlens.training.checkpoint import read_checkpoint, restore
@@ -14,6 +14,7 @@ from bertlens.training.summary import print_result
 
 def evaluate(config: EvaluateConfig, run_folder: Path) -> dict[str, float]:
     """The metrics of a checkpoint on the test split; writes them, the figures and every review's probabilities."""
+    check_evaluate(config)
     stages = Stages()
     with stages("model"):
         checkpoint = read_checkpoint(Path(config.checkpoint))

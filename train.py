@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bertlens import build, stopping
 from bertlens.analysis.explain import Explainer, write_first_reviews
-from bertlens.config import TrainConfig, check_train, values_of
+from bertlens.config import TrainConfig, values_of
+from bertlens.errors import InputError
 from bertlens.launch import is_sweep, launch
 from bertlens.model.features import clear
 from bertlens.model.pretrained import find_pretrained
@@ -19,7 +20,7 @@ from bertlens.training.summary import log_settings, log_test, print_parts, print
 
 def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
     """One run: fit, measure the kept epoch on the test reviews, write. Returns the metrics."""
-    check_train(config)
+    build.check(config)
     if config.features.clear:
         print(f"{clear(build.features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
         return {}
@@ -47,6 +48,11 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
     num_train = len(data.pieces["train"]) * config.trainer.max_epochs
     with stages("fit", num_reviews=num_train), stopping.deferred():
         trainer.fit(module, data, ckpt_path=resumed)
+    if not (build.checkpoint_folder(run_folder) / "last.ckpt").is_file():
+        raise InputError(
+            f"trainer.max_epochs={config.trainer.max_epochs}: checkpoint={resumed} is that far already; "
+            "give it more epochs to go on"
+        )
     metrics = best_accuracy(trainer)
     if config.test:
         kept = config.checkpoint.keep if metrics else "last"

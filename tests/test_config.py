@@ -208,7 +208,7 @@ def test_a_sweep_over_depth_asks_for_one_store_that_serves_all():
 
 
 def test_an_error_is_one_line_without_control_characters():
-    assert one_line(InputError("a\nb\x1b[31mc\u202e")) == "a b [31mc"
+    assert one_line(InputError("a\nb\x1b[31mc\u202e")) == "a b⟨U+001B⟩[31mc⟨U+202E⟩"
     assert one_line(KeyError("x")) == "KeyError: 'x'"
 
 

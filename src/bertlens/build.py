@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import hydra.utils
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from bertlens.config import DECISIVE, EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig, values_of
+from bertlens.config import DECISIVE, EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig, check_train, values_of
 from bertlens.data.batching import BatchSettings, TokenRows
 from bertlens.data.datamodule import SPLITS, ReviewDataModule
-from bertlens.data.reviews import ReviewSettings
+from bertlens.data.reviews import ReviewSettings, check_reviews
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
 from bertlens.model.classifier import ReviewClassifier
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings")
 
+HARDWARE = ("accelerator", "devices", "strategy", "precision")
 REVIEW_PATHS = ("path", "train_file", "validation_file", "test_file")
 
 
@@ -69,10 +71,40 @@ def tokenizer(config: TrainConfig, pretrained: Pretrained) -> ReviewTokenizer:
     return ReviewTokenizer(pretrained.vocabulary, settings(TokenizerSettings, config.data, lowercase=lowercase))
 
 
+def check(config: TrainConfig) -> None:
+    """Raises one `InputError` with all that the configuration alone has wrong, before anything is read."""
+    problems = []
+    for part in (
+        lambda: check_train(config),
+        lambda: check_reviews(_review_settings(config)),
+        lambda: settings(TokenizerSettings, config.data, lowercase=True),
+        lambda: settings(BatchSettings, config.data),
+        lambda: settings(OptimizerSettings, config.optimizer),
+        lambda: settings(FeatureSettings, config.features),
+        lambda: _check_folder("cache_dir", config.cache_dir),
+    ):
+        try:
+            part()
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def _check_folder(key: str, path: str) -> None:
+    if Path(path).exists() and not Path(path).is_dir():
+        raise InputError(f"{key}={path!r}: a file, not a folder")
+
+
+def _review_settings(config: TrainConfig) -> ReviewSettings:
+    # whole paths: a checkpoint may be evaluated from another folder
+    paths = {name: _absolute(getattr(config.data, name)) for name in REVIEW_PATHS}
+    return settings(ReviewSettings, config.data, **paths)
+
+
 def datamodule(config: TrainConfig, tokenizer: ReviewTokenizer) -> ReviewDataModule:
     return ReviewDataModule(
-        # whole paths: a checkpoint may be evaluated from another folder
-        settings(ReviewSettings, config.data, **{name: _absolute(getattr(config.data, name)) for name in REVIEW_PATHS}),
+        _review_settings(config),
         tokenizer,
         settings(BatchSettings, config.data),
         mask_padding=config.model.attention_mask,
@@ -211,7 +243,7 @@ def checkpoint_folder(run_folder: Path) -> Path:
 
 def trainer(config: TrainConfig, run_folder: Path, *, resumed: Path | None) -> pl.Trainer:
     folder = checkpoint_folder(run_folder)
-    callbacks: list[pl.Callback] = [hydra.utils.instantiate(callback) for callback in config.callbacks.values()]
+    callbacks = [_callback(name, settings) for name, settings in config.callbacks.items()]
     callbacks += [
         BestCheckpoint(folder, resumed=resumed),
         LastCheckpoint(folder, every_n_steps=config.checkpoint.every_n_steps),
@@ -222,6 +254,14 @@ def trainer(config: TrainConfig, run_folder: Path, *, resumed: Path | None) -> p
     options = dataclasses.asdict(config.trainer)
     options["enable_progress_bar"] &= config.print_every is None
     return _trainer(options, callbacks, logger=logger)
+
+
+def _callback(name: str, settings: Any) -> pl.Callback:
+    try:
+        callback: pl.Callback = hydra.utils.instantiate(settings)
+    except InstantiationException as error:
+        raise InputError(f"callbacks.{name}: {error.__cause__ or error}") from error
+    return callback
 
 
 def _trainer(options: dict[str, Any], callbacks: list[pl.Callback], *, logger: Any) -> pl.Trainer:
@@ -237,8 +277,9 @@ def _trainer(options: dict[str, Any], callbacks: list[pl.Callback], *, logger: A
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise InputError(f"trainer: {str(error).splitlines()[0]}") from error
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        chosen = ", ".join(f"trainer.{name}={options[name]}" for name in HARDWARE)
+        raise InputError(f"{chosen}: {str(error).splitlines()[0]}") from error
 
 
 def evaluation_data(
@@ -246,6 +287,9 @@ def evaluation_data(
 ) -> ReviewDataModule:
     """The test reviews of a checkpoint's run, or others where the configuration names them."""
     given = {name: value for name, value in vars(config.data).items() if value is not None}
+    _check_folder("cache_dir", config.cache_dir)
+    if "test_file" in given and "path" in given:
+        raise InputError(f"data.path={given['path']!r} and data.test_file exclude each other: leave one out")
     tokens_per_batch = given.pop("tokens_per_batch", info.batches.tokens_per_batch)
     if "test_file" in given:
         given |= {"source": "files", "path": None}

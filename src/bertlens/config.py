@@ -5,10 +5,13 @@ The values live in conf/ alone, the meanings here alone. A key that is in one an
 
 import dataclasses
 import difflib
+import math
+import os
 import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pytorch_lightning.callbacks
@@ -221,6 +224,19 @@ ALLOWED_IN_WORDS = {
 # an interpolation that has no value before the run, and that gives a string or a part of what is checked anyway
 HARMLESS_INTERPOLATION = re.compile(r"\$\{(?:(?:hydra|now|oc\.env):[^${}]*|[^:${}]*)\}")
 
+# numbers of a training run: the least that makes sense, and what else may stand there
+LEAST = (
+    ("seed", 0, ""),
+    ("print_every", 1, ", or null for never"),
+    ("trainer.max_epochs", 1, ""),
+    ("trainer.accumulate_grad_batches", 1, ""),
+    ("trainer.log_every_n_steps", 1, ""),
+    ("trainer.num_nodes", 1, ""),
+    ("checkpoint.every_n_steps", 1, ", or null for once an epoch"),
+    ("features.max_trainable_layers", 0, ", or null"),
+)
+MAX_SEED = 2**32 - 1  # NumPy's
+
 Settings = TypeVar("Settings")
 
 
@@ -235,6 +251,10 @@ def typed(composed: DictConfig, schema: type[Settings]) -> Settings:
         config: Settings = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise InputError("a value is an interpolation, ${...}, of itself: give it a value of its own") from error
+    if problems := list(_no_values(config)):
+        raise InputError("; ".join(problems))
     return config
 
 
@@ -297,10 +317,53 @@ def _interpolated(node: DictConfig | ListConfig, last: Any, here: str, written: 
         return written
 
 
+def _no_values(settings: Any, prefix: str = "") -> Iterator[str]:
+    """Values that fit the type and say nothing: empty texts, numbers that are none."""
+    for part in dataclasses.fields(settings):
+        name, value = prefix + part.name, getattr(settings, part.name)
+        if dataclasses.is_dataclass(value):
+            yield from _no_values(value, f"{name}.")
+        elif part.type is not Any and isinstance(value, str) and not value.strip():
+            yield f"{name}={value}: empty; give it a value or leave it out"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{name}={value}: give a finite number"
+
+
+def _out_of_range(config: TrainConfig) -> Iterator[str]:
+    for name, least, otherwise in LEAST:
+        value = attrgetter(name)(config)
+        if value is not None and value < least:
+            yield f"{name}={value}: at least {least}{otherwise}"
+    if config.seed > MAX_SEED:
+        yield f"seed={config.seed}: at most {MAX_SEED}"
+    trainer = config.trainer
+    if trainer.max_steps < 1 and trainer.max_steps != -1:
+        yield f"trainer.max_steps={trainer.max_steps}: at least 1, or -1 for no limit"
+    if trainer.gradient_clip_val is not None and trainer.gradient_clip_val <= 0:
+        yield f"trainer.gradient_clip_val={trainer.gradient_clip_val}: must be positive, or null for no limit"
+    share = trainer.limit_train_batches
+    if share is not None and not 0 < share <= 1:
+        yield f"trainer.limit_train_batches={share}: a share of the batches, over 0 and at most 1, or null for all"
+    if isinstance(config.model.trainable_layers, bool):
+        yield f"model.trainable_layers={config.model.trainable_layers}: give the number of layers, or all"
+
+
+def hardware_problems(trainer: HardwareConfig) -> Iterator[str]:
+    """What Lightning would take for a wish: it starts as many processes as it is told."""
+    devices = trainer.devices
+    most = max(2, os.cpu_count() or 1)
+    if isinstance(devices, bool) or not isinstance(devices, int):
+        return
+    if devices < 1 and devices != -1:
+        yield f"trainer.devices={devices}: at least 1, or auto"
+    if devices > most and trainer.accelerator in ("auto", "cpu"):
+        yield f"trainer.devices={devices}: this machine has {os.cpu_count()} processors, so {most} at most"
+
+
 def check_train(config: TrainConfig) -> None:
     """What only several keys together can get wrong. Raises one `InputError` with all of it."""
     data, model, trainer = config.data, config.model, config.trainer
-    problems = []
+    problems = [*_out_of_range(config), *hardware_problems(trainer)]
     if not model.attention_mask and data.padding != "max_length":
         problems.append(
             "model.attention_mask=false needs data.padding=max_length, or a verdict depends on the batch's longest"
@@ -315,14 +378,6 @@ def check_train(config: TrainConfig) -> None:
         problems.append(f"resume={config.resume!r}: choose auto or null; checkpoint=PATH names a checkpoint")
     if config.checkpoint.keep not in ("best", "last"):
         problems.append(f"checkpoint.keep={config.checkpoint.keep!r}: choose best or last")
-    if trainer.max_epochs < 1:
-        problems.append(f"trainer.max_epochs={trainer.max_epochs}: at least 1")
-    for name, value in (
-        ("print_every", config.print_every),
-        ("checkpoint.every_n_steps", config.checkpoint.every_n_steps),
-    ):
-        if value is not None and value < 1:
-            problems.append(f"{name}={value}: at least 1, or null")
     problems += [
         f"callbacks.{name}: needs a _target_, such as pytorch_lightning.callbacks.Timer"
         for name, settings in config.callbacks.items()
@@ -333,9 +388,15 @@ def check_train(config: TrainConfig) -> None:
         raise InputError("; ".join(problems))
 
 
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Raises one `InputError` with all that the configuration alone has wrong."""
+    if problems := list(hardware_problems(config.trainer)):
+        raise InputError("; ".join(problems))
+
+
 def check_visualize(config: VisualizeConfig) -> None:
     """What only several keys together can get wrong. Raises one `InputError` with all of it."""
-    problems = []
+    problems = list(hardware_problems(config.trainer))
     if config.reviews not in CHOICES:
         problems.append(f"reviews={config.reviews!r}: choose one of {', '.join(CHOICES)}")
     given = [name for name in ("indices", "text", "file") if getattr(config, name) is not None]
@@ -343,6 +404,8 @@ def check_visualize(config: VisualizeConfig) -> None:
         problems.append(f"{' and '.join(given)}: give one of them")
     if config.count < 1:
         problems.append(f"count={config.count}: at least 1")
+    if config.seed < 0:
+        problems.append(f"seed={config.seed}: at least 0")
     if config.report.layers not in ("last", "all"):
         problems.append(f"report.layers={config.report.layers!r}: choose last or all")
     if problems:

@@ -1,5 +1,6 @@
 """From a command line to a task: Hydra composes, the schema checks, a user's mistake becomes one line."""
 
+import argparse
 import logging
 import os
 import re
@@ -10,22 +11,26 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import hydra._internal.hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bertlens import stopping
 from bertlens.config import SCHEMAS, check_names, keys_of, nearest_key, typed
 from bertlens.errors import InputError
+from bertlens.escape import VisibleLines, one_line_of, visible
 from bertlens.files import atomic_write
 from bertlens.memory import keep_freed_memory
 from bertlens.run import relative
@@ -33,6 +38,7 @@ from bertlens.run import relative
 CONF = Path(__file__).resolve().parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ERROR_FILE = "error.txt"
+USERS_ERRORS = (InputError, HydraException, OmegaConfBaseException, MisconfigurationException, yaml.YAMLError)
 FREE_TEXT = ("text", "file")
 
 HELP = """{purpose}
@@ -98,7 +104,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
             if full_error == "1" or not (known or is_sweep()):
                 raise
             if not known:
-                traceback.print_exc()
+                print(visible(traceback.format_exc()), file=sys.stderr)
             line = one_line(error)
             print(f"error: {line}", file=sys.stderr)
             if not is_sweep():
@@ -108,10 +114,11 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
                 write_error(run_folder, line)
 
     try:
+        _check_flags(sys.argv[1:])
         sys.argv[1:] = _shared_store([_spelt_out(argument, schema) for argument in sys.argv[1:]])
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over several lines
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
-    except (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+    except Exception as error:
         if full_error == "1" or not is_for_the_user(error):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -135,7 +142,7 @@ def is_for_the_user(error: BaseException) -> bool:
     """Whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
     if isinstance(error, OSError):
         return isinstance(error.filename, str) and error.strerror is not None
-    return isinstance(error, InputError | HydraException | OmegaConfBaseException | yaml.YAMLError)
+    return isinstance(error, USERS_ERRORS)
 
 
 def write_error(folder: Path, line: str) -> None:
@@ -149,10 +156,23 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def _check_flags(arguments: list[str]) -> None:
+    """Raises `InputError` for an option that Hydra does not have; argparse itself would print its usage first."""
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message} (--hydra-help lists the options; a key is set as KEY=VALUE)")
+
+    parser: argparse.ArgumentParser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's notes on what is meant here, left out; its warnings on anything else come through."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(VisibleLines("%(message)s"))
+    logging.basicConfig(handlers=[terminal], level=logging.WARNING)
     logging.getLogger("bertlens").setLevel(logging.INFO)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # advertising, and which devices it sees
     with warnings.catch_warnings():
@@ -171,20 +191,24 @@ def _spelt_out(argument: str, schema: type) -> str:
     """An override with its short form written out. Raises `InputError` for a key that the schema does not have."""
     if argument.startswith("-") or "=" not in argument:
         return argument
+    if argument.startswith("="):
+        raise InputError(f"{argument}: a value without a key; write KEY=VALUE")
     known = keys_of(schema)
     if argument.startswith("checkpoint=") and "checkpoint.path" in known:
-        return argument.replace("checkpoint=", "checkpoint.path=", 1)
+        argument = argument.replace("checkpoint=", "checkpoint.path=", 1)
     name, value = argument.split("=", 1)
     if name in FREE_TEXT and name in known and value[:1] not in ("[", "'", '"', ""):
         # what a person writes is no value of Hydra's grammar: quote it for them
         # there a backslash is one of two only before a quote, and ${ would begin an interpolation
         escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
         return f"{name}='" + escaped.replace("${", "\\${") + "'"
-    override = OverridesParser.create().parse_override(argument)
+    override = _parsed(argument)
     key = override.key_or_group.split("@")[0]
     is_group = (CONF / key).is_dir()
     inside_free_section = any(key.startswith(f"{free}.") for free in ("hydra", "callbacks", "model.published"))
     is_section = any(name.startswith(f"{key}.") for name in known)
+    if is_section and not is_group and not isinstance(override.value(), dict):
+        raise InputError(f"{argument}: {key} is a section of keys (--help lists them); set one, as {key}.KEY=VALUE")
     if key in known or is_group or is_section or inside_free_section or key.startswith("hydra/"):
         return argument
     nearest = nearest_key(key, schema)
@@ -192,11 +216,18 @@ def _spelt_out(argument: str, schema: type) -> str:
     raise InputError(f"{key}: no such key{hint} (--help lists all)")
 
 
+def _parsed(argument: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        raise InputError(f"{argument}: not KEY=VALUE as Hydra reads it ({error}); quote what is special") from error
+
+
 def _shared_store(arguments: list[str]) -> list[str]:
     """A sweep over `model.trainable_layers` told to build one store that serves all its jobs."""
     for argument in arguments:
         if argument.startswith("model.trainable_layers="):
-            override = OverridesParser.create().parse_override(argument)
+            override = _parsed(argument)
             if override.is_sweep_override():
                 layers = [value for value in override.sweep_iterator() if isinstance(value, int)]
                 if layers and not any(a.startswith("features.max_trainable_layers=") for a in arguments):
@@ -205,13 +236,13 @@ def _shared_store(arguments: list[str]) -> list[str]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a single line without control characters."""
+    """An error as a single line, with control characters spelt out."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and is_for_the_user(error):
         text = f"{error.filename}: {error.strerror}"
     elif not is_for_the_user(error):
         text = f"{type(error).__name__}: {text}"
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return one_line_of(text)
 
 
 def help_text(name: str) -> str:

@@ -73,7 +73,8 @@ def _processor() -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
+        # as ASCII: a path may hold half a character, which has no UTF-8, or one that a terminal acts on
+        json.dump(content, file, indent=2)
         file.write("\n")
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from bertlens.analysis.attention import ExplainedReview
-from bertlens.analysis.report import classic_html, render_report, visible
+from bertlens.analysis.report import classic_html, render_report
+from bertlens.escape import visible
 
 HOSTILE = [
     "<script>window.flag = 1</script>",

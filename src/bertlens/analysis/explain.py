@@ -16,13 +16,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rich.text import Text
 
 from bertlens.analysis.attention import ExplainedReview, attention_rollout, top_words
-from bertlens.analysis.report import classic_html, render_report, visible
+from bertlens.analysis.report import classic_html, render_report
 from bertlens.data.batching import TokenRows
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces
 from bertlens.errors import InputError
+from bertlens.escape import terminal_text
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.run import relative
 from bertlens.training.checkpoint import CheckpointInfo, read_checkpoint, restore
@@ -129,11 +129,11 @@ def write_report(
     def seen(reviews: Iterable[ExplainedReview]) -> Iterator[ExplainedReview]:
         for review in reviews:
             mean = review.weights[-1].mean(axis=0)
-            strongest = ", ".join(visible(word)[:20] for word, _ in top_words(review, mean, 5))
-            label = "unknown" if review.label is None else visible(explainer.label_names[review.label])
-            verdict = visible(explainer.label_names[review.verdict])
+            strongest = ", ".join(word[:20] for word, _ in top_words(review, mean, 5))
+            label = "unknown" if review.label is None else explainer.label_names[review.label]
+            verdict = explainer.label_names[review.verdict]
             cells = (str(review.index), label, verdict, f"{review.confidence:.3f}", strongest)
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*map(terminal_text, cells))
             yield review
 
     explained = explainer.explain(chosen, every_layer=every_layer)
@@ -148,7 +148,7 @@ def write_report(
     console = Console()
     if print_table:
         console.print(table)
-    console.print(f"report: {relative(path)}", highlight=False, soft_wrap=True)
+    console.print(terminal_text(f"report: {relative(path)}"), soft_wrap=True)
     return path
 
 
@@ -160,9 +160,12 @@ def write_first_reviews(folder: Path, explainer: Explainer, split: datasets.Data
 
 def check_texts(texts: Sequence[str], tokenizer: ReviewTokenizer) -> None:
     """Raises `InputError` for a text of the user's own that is empty, or in which the model knows no word piece."""
-    for index, (text, encoding) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
+    for index, text in enumerate(texts):
         if not text.strip():
             raise InputError(f"text {index}: empty; there is nothing to explain")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # what a terminal makes of Latin-1
+            raise InputError(f"text {index}: {text[:40]!r} is not UTF-8: give it as UTF-8, or use file=")
+    for index, (text, encoding) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
         if set(encoding.tokens) <= {"[CLS]", "[SEP]", "[UNK]"}:
             raise InputError(f"text {index}: {text[:40]!r} has no word piece that the model knows")
 

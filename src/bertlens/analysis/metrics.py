@@ -19,6 +19,8 @@ from torchmetrics.classification import (
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 from torchmetrics.utilities.data import dim_zero_cat
 
+from bertlens.escape import figure_text
+
 NUM_CALIBRATION_BINS = 10
 
 
@@ -67,17 +69,12 @@ class Predictions(Metric):
 
 def figures(labels: Tensor, probabilities: Tensor, label_names: Sequence[str]) -> dict[str, Figure]:
     """The pictures of a test: confusion matrix, ROC and calibration. labels [R], probabilities [R, C]."""
-    names = [plot_text(name) for name in label_names]
+    names = [figure_text(name) for name in label_names]
     return {
         "confusion_matrix": _confusion_matrix(labels, probabilities, names),
         "roc": _roc(labels, probabilities, names),
         "calibration": _calibration(labels, probabilities),
     }
-
-
-def plot_text(text: str) -> str:
-    """A label as it may stand in a figure: a dollar sign would start a formula, a control character a warning."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).replace("$", r"\$")
 
 
 def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
@@ -106,9 +103,11 @@ def _roc(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Figure:
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     curves = multiclass_roc(probabilities, labels, num_classes=len(names))
     # of two classes the second one's curve says it all: the first one's is its mirror image
-    for index in [1] if len(names) == 2 else range(len(names)):
-        axes.plot(curves[0][index].numpy(), curves[1][index].numpy(), label=names[index])
-    axes.legend(loc="lower right")
+    shown = [1] if len(names) == 2 else range(len(names))
+    lines = [axes.plot(curves[0][index].numpy(), curves[1][index].numpy())[0] for index in shown]
+    legend = axes.legend(lines, [f"class {index}" for index in shown], loc="lower right")
+    for text, index in zip(legend.get_texts(), shown, strict=True):
+        text.set_text(names[index])  # afterwards: a legend leaves out a name that begins with an underscore
     return figure
 
 

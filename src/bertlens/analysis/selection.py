@@ -19,7 +19,10 @@ def own_texts(text: Any, file: str | None) -> list[str] | None:
     Raises `InputError` for a file that is not there, not UTF-8 or empty.
     """
     if text is not None:
-        return [str(one) for one in text] if isinstance(text, list) else [str(text)]
+        texts = text if isinstance(text, list) else [text]
+        if not texts or any(one is None or isinstance(one, dict | list) for one in texts):
+            raise InputError(f"text={text!r}: give a text or a list of texts")
+        return [str(one) for one in texts]
     if file is None:
         return None
     try:
@@ -49,6 +52,8 @@ def select(
     Raises `InputError` for a place beyond the split, or a choice that fits no review.
     """
     if indices is not None:
+        if not indices:
+            raise InputError("indices=[]: name at least one review")
         beyond = [index for index in indices if not 0 <= index < num_reviews]
         if beyond:
             raise InputError(f"indices={beyond}: the split has reviews 0 to {num_reviews - 1}")

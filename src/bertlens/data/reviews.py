@@ -44,6 +44,7 @@ STRING_KINDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 CLASS_NAMES = ["negative", "positive"]
 CLASS_FOLDERS = ("neg", "pos")
 SPELLINGS = [[*CLASS_FOLDERS], ["0", "1"]]
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can write it, and it is no text
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.\w+")
 ARCHIVE_ENDINGS = (".tar.gz", ".tgz")
@@ -79,9 +80,11 @@ def load_reviews(settings: ReviewSettings) -> datasets.DatasetDict:
     A source without a validation split gives up `validation_fraction` of train: stratified, drawn with `seed`, and
     never with a text that train keeps. Raises InputError for whatever cannot be used.
     """
-    _check(settings)
+    check_reviews(settings)
     source = "local" if settings.path is not None else settings.source
     tables = {"hub": _hub, "local": _local, "files": _own_files, "demo": _demo}[source](settings)
+    if pc.all(_is_blank(tables["train"]["text"])).as_py():
+        raise InputError(f"every train review is empty: is data.text_column={settings.text_column!r} the right one?")
     names = _class_names(tables)
     if "validation" not in tables:
         tables["train"], tables["validation"] = _split(tables["train"], settings.validation_fraction, settings.seed)
@@ -98,6 +101,8 @@ def load_reviews(settings: ReviewSettings) -> datasets.DatasetDict:
 def load_test_file(settings: ReviewSettings, label_names: Sequence[str]) -> datasets.Dataset:
     """The reviews of `test_file` alone, with the labels a model was trained on. Raises InputError for any other."""
     assert settings.test_file is not None
+    if settings.max_reviews is not None and settings.max_reviews < 1:
+        raise InputError(f"data.max_reviews={settings.max_reviews}: at least 1, or null for all")
     table = _file(Path(settings.test_file).expanduser(), settings)
     present = set(pc.unique(table["label"]).to_pylist())
     names = list(label_names)
@@ -114,7 +119,8 @@ def load_test_file(settings: ReviewSettings, label_names: Sequence[str]) -> data
     return _dataset(table, names, list(label_names))
 
 
-def _check(settings: ReviewSettings) -> None:
+def check_reviews(settings: ReviewSettings) -> None:
+    """Raises one `InputError` with all that the settings alone have wrong."""
     problems = []
     if settings.source not in SOURCES:
         problems.append(f"data.source={settings.source!r} is none of {', '.join(SOURCES)}")
@@ -130,6 +136,8 @@ def _check(settings: ReviewSettings) -> None:
         problems.append(f"data.text_column and data.label_column are both {settings.text_column!r}")
     if not 0 < settings.validation_fraction < 1:
         problems.append(f"data.validation_fraction={settings.validation_fraction} is not between 0 and 1")
+    if settings.max_reviews is not None and settings.max_reviews < 1:
+        problems.append(f"data.max_reviews={settings.max_reviews}: at least 1, or null for all")
     if settings.num_demo_reviews < 10:
         problems.append(f"data.num_demo_reviews={settings.num_demo_reviews} is under 10, too few to split")
     if settings.seed < 0:
@@ -349,6 +357,11 @@ def _json_lines(file: Path, settings: ReviewSettings) -> pa.Table:
         columns.update(dict.fromkeys(row))
         texts.append(row.get(settings.text_column))
         labels.append(row.get(settings.label_column))
+        for value in (texts[-1], labels[-1]):
+            if isinstance(value, str) and HALF_CHARACTER.search(value):
+                raise InputError(
+                    f"{str(file)!r}, line {number}, holds half a character, \\ud800 to \\udfff: write both"
+                )
     _check_columns(columns, repr(str(file)), settings)
     try:
         return pa.table({settings.text_column: texts, settings.label_column: labels})

@@ -246,7 +246,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
         raise InputError(f"{path}: holds something other than named tensors; is it a model's weights file?")
-    return {_today(name): tensor.float() for name, tensor in tensors.items()}
+    weights = {_today(name): tensor.float() for name, tensor in tensors.items()}
+    if broken := sorted(name for name, tensor in weights.items() if not tensor.isfinite().all()):
+        raise InputError(f"{path}: values that are no numbers in {_few(broken)}; fetch the file again")
+    return weights
 
 
 def _first_line(error: Exception) -> str:

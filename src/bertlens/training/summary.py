@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bertlens.analysis.metrics import figures
+from bertlens.escape import one_line_of, terminal_text
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.run import relative
 from bertlens.training.module import ReviewModule
@@ -44,7 +45,7 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
         table.add_row(f"{stage}, seconds", f"{seconds:.1f}" + (f" ({speed:,.0f} reviews/s)" if speed else ""))
     console = Console()
     console.print(table)
-    console.print(relative(run_folder), highlight=False, soft_wrap=True)
+    console.print(terminal_text(relative(run_folder)), soft_wrap=True)
 
 
 @rank_zero_only
@@ -52,6 +53,8 @@ def log_settings(logger: Logger | None, config: Any, metrics: Mapping[str, Any])
     """The hparams tab: the run's settings beside its final metrics."""
     assert isinstance(logger, TensorBoardLogger)
     logger.log_hyperparams(_flat(dataclasses.asdict(config)), {name: float(value) for name, value in metrics.items()})
+    # .hydra/config.yaml has them too; Lightning would write its copy by OmegaConf, where ${ in a path begins something
+    logger.hparams.clear()
     logger.save()
 
 
@@ -64,7 +67,7 @@ def log_test(logger: Logger | None, module: ReviewModule) -> None:
     writer = logger.experiment
     for index, name in enumerate(names):
         if len(names) > 2 or index == 1:
-            writer.add_pr_curve(f"test/{name}", labels == index, probabilities[:, index])
+            writer.add_pr_curve(f"test/{one_line_of(name)}", labels == index, probabilities[:, index])
     for name, figure in figures(labels, probabilities, names).items():
         writer.add_figure(f"test/{name}", figure)
 
@@ -75,5 +78,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            flat[prefix + name] = value if isinstance(value, int | float | bool) else str(value)
+            flat[one_line_of(prefix + name)] = (
+                value if isinstance(value, int | float | bool) else one_line_of(str(value))
+            )
     return flat

@@ -9,8 +9,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from bertlens.escape import csv_row, csv_text, terminal_text
 from bertlens.files import atomic_write
 from bertlens.launch import ERROR_FILE
 from bertlens.run import relative
@@ -28,21 +28,21 @@ class SweepTable(Callback):
         rows = sorted(read_jobs(folder), key=lambda row: -row.get(RANKED_BY, -1.0))
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with atomic_write(folder / "sweep.csv", "w") as file:
-            writer = csv.DictWriter(file, fieldnames=columns)
+            writer = csv.DictWriter(file, fieldnames=[csv_text(name) for name in columns])
             writer.writeheader()
-            writer.writerows({name: csv_text(value) for name, value in row.items()} for row in rows)
+            writer.writerows(map(csv_row, rows))
         # what all runs have in common says nothing here; sweep.csv has it
         columns = [
             name for name in columns if name in SHOWN or len(rows) == 1 or len({str(row.get(name)) for row in rows}) > 1
         ]
         table = Table(title=f"{len(rows)} runs, best validation accuracy first")
         for name in columns:
-            table.add_column(name, justify="right" if name in SHOWN or name == "seconds" else "left")
+            table.add_column(terminal_text(name), justify="right" if name in SHOWN or name == "seconds" else "left")
         for row in rows:
-            table.add_row(*(Text(_shown(row.get(name, ""))) for name in columns))
+            table.add_row(*(terminal_text(_shown(row.get(name, ""))) for name in columns))
         console = Console()
         console.print(table)
-        console.print(relative(folder / "sweep.csv"), highlight=False, soft_wrap=True)
+        console.print(terminal_text(relative(folder / "sweep.csv")), soft_wrap=True)
         if any("error" in row for row in rows):
             raise SystemExit(1)
 
@@ -52,7 +52,8 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for job in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
         overrides = OmegaConf.load(job / ".hydra" / "overrides.yaml")
-        row: dict[str, Any] = {"run": job.name} | dict(str(override).split("=", 1) for override in overrides)
+        parts = (str(override).partition("=") for override in overrides)  # ~key, which takes one away, has no value
+        row: dict[str, Any] = {"run": job.name} | {name: value for name, _, value in parts}
         if (job / "metrics.json").is_file():
             content = json.loads((job / "metrics.json").read_text(encoding="utf-8"))
             row |= {name: content["metrics"][name] for name in SHOWN if name in content["metrics"]}
@@ -64,12 +65,7 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def csv_text(value: Any) -> Any:
-    """A cell that a spreadsheet will not take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if value < 10 else f"{value:.1f}"
-    return "".join(c if c.isprintable() else " " for c in str(value))
+    return str(value)

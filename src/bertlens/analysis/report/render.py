@@ -31,13 +31,13 @@ from bertlens.analysis.attention import (
     word_weights,
     words,
 )
+from bertlens.escape import is_hidden, visible
 from bertlens.files import atomic_write
 
 FOLDER = Path(__file__).parent
 NUM_TOP_WORDS = 12
 MAX_WORD_LENGTH = 40  # of a word in the summary; longer ones are cut
 KIND_LETTERS = {"words": "w", "punctuation": "p", "[CLS]": "c", "[SEP]": "s"}
-JOINERS = "\u200c\u200d"  # they make letters and emoji join, and hide or reorder nothing
 CLASSIC_STYLE = "background:#fff;color:#000;padding:0.75em;line-height:1.7;overflow-wrap:anywhere"
 
 
@@ -82,7 +82,8 @@ def classic_html(review: ExplainedReview, label_names: Sequence[str], layer_inde
     """
     label = "unknown" if review.label is None else label_names[review.label]
     parts = [
-        f'<div lang="en" style="{CLASSIC_STYLE}">',
+        # the classes: a notebook would typeset what stands between two dollar signs
+        f'<div lang="en" class="tex2jax_ignore mathjax_ignore" style="{CLASSIC_STYLE}">',
         f"<p>True label: <b>{_escape(label)}</b><br>",
         f"Predicted label: <b>{_escape(label_names[review.verdict])}</b></p>",
     ]
@@ -100,17 +101,8 @@ def classic_html(review: ExplainedReview, label_names: Sequence[str], layer_inde
     return "".join(parts)
 
 
-def visible(text: str) -> str:
-    """The text with characters that show nothing, or that reorder what is around them, as ⟨U+202E⟩ and the like."""
-    return "".join(f"⟨U+{ord(character):04X}⟩" if _is_hidden(character) else character for character in text)
-
-
 def _escape(text: str) -> str:
     return html.escape(visible(text))
-
-
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\t\n\r" + JOINERS
 
 
 def _environment() -> Environment:
@@ -202,7 +194,7 @@ class _Summary:
         self.hidden |= {
             character: unicodedata.name(character, "CONTROL CHARACTER").lower()
             for character in set(review.text)
-            if _is_hidden(character)
+            if is_hidden(character)
         }
         self.num_verdicts[review.verdict] += 1
         if review.label is not None:
