@@ -8,9 +8,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bertlens.config import ALLOWED_NAMES, SCHEMAS, check_names, check_train, keys_of, typed
+from bertlens.command_line import _shared_store, spelt_out
+from bertlens.config import CONF, SCHEMAS, check_train, keys_of, typed
 from bertlens.errors import InputError
-from bertlens.launch import CONF, _shared_store, _spelt_out, help_text, one_line
+from bertlens.launch import help_text, one_line
+from bertlens.targets import ALLOWED_NAMES, check_names
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
@@ -179,7 +181,7 @@ def test_problems_across_keys_come_together():
 )
 def test_a_misspelt_key_names_the_nearest(argument, meant):
     with pytest.raises(InputError, match=f"did you mean {meant}"):
-        _spelt_out(argument, SCHEMAS["train"])
+        spelt_out(argument, SCHEMAS["train"])
 
 
 @pytest.mark.parametrize(
@@ -187,18 +189,18 @@ def test_a_misspelt_key_names_the_nearest(argument, meant):
     ["optimizer.lr=1e-5,2e-5", "experiment=demo", "model=minilm", "hydra/launcher=joblib", "hydra.run.dir=x", "-m"],
 )
 def test_right_arguments_pass(argument):
-    assert _spelt_out(argument, SCHEMAS["train"]) == argument
+    assert spelt_out(argument, SCHEMAS["train"]) == argument
 
 
 @pytest.mark.parametrize("text", ["I can't, really: it's 100% (dull)", "a = b\\c", "null", "1e5", "你好!"])
 def test_a_text_of_ones_own_needs_no_quoting(text):
-    override = OverridesParser.create().parse_override(_spelt_out(f"text={text}", SCHEMAS["visualize"]))
+    override = OverridesParser.create().parse_override(spelt_out(f"text={text}", SCHEMAS["visualize"]))
     assert str(override.value()) == text
 
 
 def test_checkpoint_is_short_for_its_path():
-    assert _spelt_out("checkpoint=a/b.ckpt", SCHEMAS["train"]) == "checkpoint.path=a/b.ckpt"
-    assert _spelt_out("checkpoint=a/b.ckpt", SCHEMAS["evaluate"]) == "checkpoint=a/b.ckpt"
+    assert spelt_out("checkpoint=a/b.ckpt", SCHEMAS["train"]) == "checkpoint.path=a/b.ckpt"
+    assert spelt_out("checkpoint=a/b.ckpt", SCHEMAS["evaluate"]) == "checkpoint=a/b.ckpt"
 
 
 def test_a_sweep_over_depth_asks_for_one_store_that_serves_all():

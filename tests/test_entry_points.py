@@ -13,9 +13,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bertlens.config import SCHEMAS, typed
+from bertlens.config import CONF, SCHEMAS, typed
 from bertlens.errors import InputError
-from bertlens.launch import CONF
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.features import FeatureStores
 from bertlens.training.checkpoint import read_checkpoint, restore

@@ -1,26 +1,20 @@
 """From a command line to a task: Hydra composes, the schema checks, a user's mistake becomes one line."""
 
-import argparse
 import logging
 import os
-import re
-import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 import hydra._internal.hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -28,18 +22,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bertlens import stopping
-from bertlens.config import SCHEMAS, check_names, keys_of, nearest_key, typed
+from bertlens.command_line import for_hydra, resume_command
+from bertlens.config import CONF, SCHEMAS, keys_of, typed
 from bertlens.errors import InputError
 from bertlens.escape import VisibleLines, one_line_of, visible
 from bertlens.files import atomic_write
 from bertlens.memory import keep_freed_memory
-from bertlens.run import relative
+from bertlens.targets import check_names
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ERROR_FILE = "error.txt"
 USERS_ERRORS = (InputError, HydraException, OmegaConfBaseException, MisconfigurationException, yaml.YAMLError)
-FREE_TEXT = ("text", "file")
 
 HELP = """{purpose}
 
@@ -95,7 +88,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
                 task(typed(composed, schema), run_folder)
         except stopping.Stopped as stop:
             print(
-                f"{stop}" + (f"; to go on:\n{resume_command(given, run_folder)}" if name == "train" else ""),
+                f"{stop}" + (f"; to go on:\n{going_on(given, run_folder)}" if name == "train" else ""),
                 file=sys.stderr,
             )
             raise SystemExit(stop.exit_status) from None
@@ -114,8 +107,7 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
                 write_error(run_folder, line)
 
     try:
-        _check_flags(sys.argv[1:])
-        sys.argv[1:] = _shared_store([_spelt_out(argument, schema) for argument in sys.argv[1:]])
+        sys.argv[1:] = for_hydra(given, schema)
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over several lines
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
     except Exception as error:
@@ -125,17 +117,11 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
         raise SystemExit(1) from error
 
 
-def resume_command(given: list[str], run_folder: Path) -> str:
+def going_on(given: list[str], run_folder: Path) -> str:
     """What to type to go on with a run of train.py, or with the sweep it is part of."""
-    key, folder = (
-        ("hydra.sweep.dir", Path(HydraConfig.get().sweep.dir)) if is_sweep() else ("hydra.run.dir", run_folder)
-    )
-    kept = [argument for argument in given if not argument.startswith((f"{key}=", "resume="))]
-    path = relative(folder)
-    quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"
-    # beside the other settings: Hydra takes none after an option that follows one
-    place = next((index for index, argument in enumerate(kept) if "=" in argument and argument[0] != "-"), len(kept))
-    return shlex.join(["python", "train.py", *kept[:place], f"{key}={quoted}", "resume=auto", *kept[place:]])
+    if is_sweep():
+        return resume_command(given, "hydra.sweep.dir", Path(HydraConfig.get().sweep.dir))
+    return resume_command(given, "hydra.run.dir", run_folder)
 
 
 def is_for_the_user(error: BaseException) -> bool:
@@ -156,17 +142,6 @@ def is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _check_flags(arguments: list[str]) -> None:
-    """Raises `InputError` for an option that Hydra does not have; argparse itself would print its usage first."""
-
-    def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message} (--hydra-help lists the options; a key is set as KEY=VALUE)")
-
-    parser: argparse.ArgumentParser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(arguments)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's notes on what is meant here, left out; its warnings on anything else come through."""
@@ -185,54 +160,6 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         yield
-
-
-def _spelt_out(argument: str, schema: type) -> str:
-    """An override with its short form written out. Raises `InputError` for a key that the schema does not have."""
-    if argument.startswith("-") or "=" not in argument:
-        return argument
-    if argument.startswith("="):
-        raise InputError(f"{argument}: a value without a key; write KEY=VALUE")
-    known = keys_of(schema)
-    if argument.startswith("checkpoint=") and "checkpoint.path" in known:
-        argument = argument.replace("checkpoint=", "checkpoint.path=", 1)
-    name, value = argument.split("=", 1)
-    if name in FREE_TEXT and name in known and value[:1] not in ("[", "'", '"', ""):
-        # what a person writes is no value of Hydra's grammar: quote it for them
-        # there a backslash is one of two only before a quote, and ${ would begin an interpolation
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
-        return f"{name}='" + escaped.replace("${", "\\${") + "'"
-    override = _parsed(argument)
-    key = override.key_or_group.split("@")[0]
-    is_group = (CONF / key).is_dir()
-    inside_free_section = any(key.startswith(f"{free}.") for free in ("hydra", "callbacks", "model.published"))
-    is_section = any(name.startswith(f"{key}.") for name in known)
-    if is_section and not is_group and not isinstance(override.value(), dict):
-        raise InputError(f"{argument}: {key} is a section of keys (--help lists them); set one, as {key}.KEY=VALUE")
-    if key in known or is_group or is_section or inside_free_section or key.startswith("hydra/"):
-        return argument
-    nearest = nearest_key(key, schema)
-    hint = f"; did you mean {nearest}?" if nearest else ""
-    raise InputError(f"{key}: no such key{hint} (--help lists all)")
-
-
-def _parsed(argument: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        raise InputError(f"{argument}: not KEY=VALUE as Hydra reads it ({error}); quote what is special") from error
-
-
-def _shared_store(arguments: list[str]) -> list[str]:
-    """A sweep over `model.trainable_layers` told to build one store that serves all its jobs."""
-    for argument in arguments:
-        if argument.startswith("model.trainable_layers="):
-            override = _parsed(argument)
-            if override.is_sweep_override():
-                layers = [value for value in override.sweep_iterator() if isinstance(value, int)]
-                if layers and not any(a.startswith("features.max_trainable_layers=") for a in arguments):
-                    return [*arguments, f"features.max_trainable_layers={max(layers)}"]
-    return arguments
 
 
 def one_line(error: BaseException) -> str:

@@ -13,12 +13,11 @@ import bertlens
 from bertlens.analysis.attention import attention_rollout, classic_scale
 from bertlens.analysis.explain import Explainer, ReviewToExplain
 from bertlens.analysis.selection import own_texts, select
-from bertlens.config import SCHEMAS, typed
+from bertlens.config import CONF, SCHEMAS, typed
 from bertlens.data.batching import BatchSettings
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
-from bertlens.launch import CONF
 from bertlens.model.pretrained import PretrainedSettings, find_pretrained
 from bertlens.training.checkpoint import CheckpointInfo, ModelSettings, build_classifier, load_published
 

@@ -18,8 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
-from bertlens.config import SCHEMAS, typed
-from bertlens.launch import CONF
+from bertlens.config import CONF, SCHEMAS, typed
 
 sys.path.insert(0, str(CONF.parent))
 from train import train

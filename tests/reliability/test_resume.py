@@ -9,9 +9,8 @@ from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertlens import stopping
-from bertlens.config import TrainConfig, typed
+from bertlens.config import CONF, TrainConfig, typed
 from bertlens.errors import InputError
-from bertlens.launch import CONF
 from bertlens.training import callbacks
 from bertlens.training.checkpoint import read_raw
 
