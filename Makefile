@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint results clean
+.PHONY: demo test lint audit results clean
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo
@@ -15,6 +15,16 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# strict: a package that could not be looked up is else passed over, and the audit of nothing succeeds
+audit: .venv/audit
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt \
+		> .venv/audit.txt 2>&1 || { \
+		tail -n 20 .venv/audit.txt; \
+		grep -q "known vulnerabilit" .venv/audit.txt \
+			|| echo "make audit: not every package could be looked up; it needs a network" >&2; \
+		exit 1; }
+	@cat .venv/audit.txt
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -28,6 +38,10 @@ lint: .venv/dev
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) torch
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+.venv/audit: constraints.txt | .venv/bin/python
+	$(INSTALL) pip-audit
 	touch $@
 
 clean:
