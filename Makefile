@@ -3,13 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint audit results clean
+.PHONY: demo test lint audit reliability clean
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest
+
+# an hour: real processes that are really killed, every file damaged in thousands of ways; the table goes into the README
+reliability: .venv/dev
+	$(BIN)/python -m pytest tests/reliability --long --timeout 7200
+	$(BIN)/python benchmarks/readme.py
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .

@@ -36,6 +36,51 @@ SECONDS = {
     JOBS[5]: ("evaluation, sorted by length", "evaluation, cold"),
 }
 
+# what was tried, and the tests of tests/reliability that tried it
+TRIED = {
+    "`kill -9` while training, resumed until done": ["test_killed_while_training"],
+    "`kill -9` while building the store, begun again until done": ["test_killed_while_building"],
+    "stopped and resumed at every step, in validations and between epochs": ["test_stopped_anywhere_and_resumed"],
+    "SIGTERM and Ctrl-C while fitting, validating, building and saving": ["test_a_signal_ends_a_run_well"],
+    "killed at every write, flush, move and folder flush of every writer": [
+        "test_a_writer_killed_anywhere_leaves_the_earlier_file_or_the_new_one",
+        "test_a_cache_killed_anywhere_is_made_whole_by_the_next_start",
+    ],
+    "power lost at each of them: all that was not flushed is gone": [
+        "test_the_power_lost_anywhere_leaves_the_earlier_file_or_the_new_one",
+        "test_a_cache_after_loss_of_power_anywhere_is_right",
+    ],
+    "8 processes that want one store, with and without its lock": [
+        "test_eight_processes_that_want_one_store_get_it_right"
+    ],
+    "files cut at every percent, and with random bits flipped": [
+        "test_a_damaged_checkpoint_is_refused",
+        "test_a_model_damaged_since_a_checkpoint_was_trained_on_it_is_refused",
+        "test_a_damaged_model_that_is_pinned_is_refused",
+        "test_damaged_weights_of_the_old_format_are_refused_without_a_pin",
+        "test_damage_that_no_pin_can_tell_ends_in_an_error_of_ours_or_in_a_model",
+        "test_a_damaged_store_is_built_anew",
+        "test_damaged_word_pieces_are_made_anew",
+    ],
+    "bad input: reviews, weights, settings, command lines": ["test_each_mistake_is_one_line_that_names_it"],
+    "hostile texts, labels, columns and file names in every output": [
+        "test_the_report_and_the_table_in_the_terminal",
+        "test_the_picture_in_a_notebook",
+        "test_errors_and_log_lines",
+        "test_results_and_metrics",
+        "test_the_table_of_a_sweep",
+        "test_figures_show_labels_as_they_are",
+        "test_what_tensorboard_reads",
+        "test_predictions_come_back_as_they_went",
+        "test_a_run_with_hostile_names_everywhere",
+    ],
+    "runs where all is local, every connection refused": [
+        "test_the_demo_as_typed_tries_no_connection_and_needs_none",
+        "test_local_paths_and_own_files_try_no_connection",
+        "test_the_hubs_cache_at_the_pinned_revisions_is_read_without_a_request",
+    ],
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     readme = ROOT / "README.md"
     before = text = readme.read_text(encoding="utf-8")
-    for name, section in {"demo": demo, "imdb": imdb, "compare": compare}.items():
+    for name, section in {"demo": demo, "imdb": imdb, "compare": compare, "reliability": reliability}.items():
         written = section()
         if written is not None:
             pattern = re.compile(rf"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
@@ -65,6 +110,26 @@ def measured_on(found: dict[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     return f"{device}, {machine['threads']} threads, torch {versions['torch']}, seed {found['seed']}"
+
+
+def reliability() -> str | None:
+    rows = read("reliability")
+    if rows is None:
+        return None
+    lines = ["| what was tried | what came of it |", "|---|---|"]
+    for tried, tests in TRIED.items():
+        totals: dict[str, int] = {}
+        for name, row in rows.items():
+            if name.split("[")[0] in tests:
+                for figure, value in row["figures"].items():
+                    if isinstance(value, int):
+                        totals[figure] = totals.get(figure, 0) + value
+        counted = ", ".join(f"{value:,} {figure.replace('_', ' ')}" for figure, value in totals.items())
+        lines.append(f"| {tried} | {counted} |")
+    row = next(iter(rows.values()))
+    hours = sum(row["seconds"] for row in rows.values()) / 3600
+    lines += ["", f"Measured on {row['processor']}, Python {row['python']}, in {hours:.1f} hours."]
+    return "\n".join(lines)
 
 
 def demo() -> str | None:

@@ -45,6 +45,9 @@ def check_names(composed: DictConfig) -> None:
         problems = list(forbidden_names(_plain(composed, "")))
     except RecursionError as error:
         raise InputError("configuration: refers to itself without end") from error
+    if OmegaConf.select(composed, "hydra.job.env_set"):
+        # PATH among them would choose the programs that a run starts
+        problems.append("hydra.job.env_set: set environment variables where you start the run")
     if problems:
         raise InputError("; ".join(problems))
 

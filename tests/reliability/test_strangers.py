@@ -47,6 +47,7 @@ IN_A_FILE = {
     "a node from the run": (
         f"hydra: {{callbacks: {{x: '${{oc.decode:${{hydra:job.name}}}}'}}, job: {{name: '{MAKES_THE_MARKER}'}}}}"
     ),
+    "the environment of the programs that are started": "hydra: {job: {env_set: {PATH: .}}}",
     "a tag of YAML": 'seed: !!python/object/apply:os.system ["touch marker"]',
 }
 
