@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from bertlens.errors import InputError
 from bertlens.model import pretrained
-from bertlens.model.bert import BertModel
+from bertlens.model.bert import BertModel, num_parameters
 from bertlens.model.pretrained import PretrainedSettings, find_pretrained, load_strictly, read_config, read_weights
 
 
@@ -209,6 +209,39 @@ def test_a_config_that_is_not_this_encoders_is_refused_by_name(edit_config, chan
 def test_a_config_that_is_no_json_object_is_refused(folder, content, words):
     (folder / "config.json").write_bytes(content)
     assert refusal(find, folder).startswith(f"{folder / 'config.json'}: {words}")
+
+
+def test_a_config_of_a_larger_model_than_the_weights_is_refused_before_it_is_built(edit_config):
+    path = edit_config(vocab_size=2**23, hidden_size=2**22)
+    assert refusal(find, path.parent).startswith(f"{path}: describes a model of 246,292,613,693,632 parameters, and")
+
+
+def test_parameters_are_counted_right_before_anything_is_built(tiny_config):
+    built = BertModel(tiny_config, add_pooling_layer=False)
+    assert num_parameters(tiny_config) == sum(parameter.numel() for parameter in built.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"layer_norm_eps": None}, {"layer_norm_eps": 0}, {"pad_token_id": -1}, {"pad_token_id": 10**6}], ids=str
+)
+def test_a_setting_out_of_range_is_named(edit_config, changes):
+    [(key, value)] = changes.items()
+    assert f"{key}={value!r}" in refusal(find, edit_config(**changes).parent)
+
+
+def test_a_pin_list_may_leave_out_files_but_not_the_weights(folder):
+    pinned = {path.name: digest(path) for path in folder.iterdir()}
+    for left_out in ("config.json", "vocab.txt"):
+        find(folder, sha256={name: value for name, value in pinned.items() if name != left_out})
+    del pinned["model.safetensors"]
+    assert "pinned with no such file" in refusal(find, folder, sha256=pinned)
+
+
+def test_a_pinned_file_that_is_gone_is_named(folder):
+    (folder / "tokenizer_config.json").write_text("{}")
+    pinned = {path.name: digest(path) for path in folder.iterdir()}
+    (folder / "tokenizer_config.json").unlink()
+    assert refusal(find, folder, sha256=pinned).startswith(f"{folder / 'tokenizer_config.json'}: No such file")
 
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.txt"])

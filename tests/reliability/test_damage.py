@@ -120,7 +120,18 @@ def judge(amount, record) -> Callable[..., None]:
             counts["same" if refusal is None else "refused"] += 1
         path.write_bytes(content)
         assert same(read(), expected)
-        record(f"{path.name}, {PERCENT} cuts and random flips", damages=number + 1, **counts, wrong=0, hangs=0)
+        title = f"{path.name}, {PERCENT} cuts and random flips"
+        if compare:
+            record(title, damages=number + 1, **counts, wrong=0, other_errors=0, hangs=0)
+        else:
+            record(
+                f"{title}, nothing pinned",
+                damages=number + 1,
+                refused=counts["refused"],
+                read=counts["same"],
+                other_errors=0,
+                hangs=0,
+            )
 
     return judged
 

@@ -37,7 +37,7 @@ from torch.utils.data import Dataset
 
 from bertlens.data.batching import Batch, TokenRows, packed_batches
 from bertlens.errors import InputError
-from bertlens.files import UNFINISHED, append, atomic_write, sync_folder
+from bertlens.files import append, atomic_write, sync_folder
 from bertlens.model.classifier import ReviewClassifier
 
 log = logging.getLogger(__name__)
@@ -406,9 +406,6 @@ class FeatureStores:
                 done = whole
             else:
                 shutil.rmtree(left, ignore_errors=True)
-        if done:
-            for stray in partial.glob(f".*{UNFINISHED}"):  # what it was writing when it was killed
-                stray.unlink()
         return done
 
     @torch.inference_mode()
