@@ -126,9 +126,9 @@ def going_on(given: list[str], run_folder: Path) -> str:
 
 def is_for_the_user(error: BaseException) -> bool:
     """Whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
-    if isinstance(error, OSError):
-        return isinstance(error.filename, str) and error.strerror is not None
-    return isinstance(error, USERS_ERRORS)
+    if isinstance(error, USERS_ERRORS):
+        return True
+    return isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror is not None
 
 
 def write_error(folder: Path, line: str) -> None:
@@ -165,10 +165,10 @@ def _quiet() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """An error as a single line, with control characters spelt out."""
     text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and is_for_the_user(error):
-        text = f"{error.filename}: {error.strerror}"
-    elif not is_for_the_user(error):
+    if not is_for_the_user(error):
         text = f"{type(error).__name__}: {text}"
+    elif not isinstance(error, USERS_ERRORS) and isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}"
     return one_line_of(text)
 
 

@@ -693,7 +693,7 @@ def only_line(process, path: str, reason: str) -> None:
 def test_a_run_whose_checkpoint_does_not_fit_ends_in_one_line(start, tiny, tmp_path):
     process = start("train", *train("features.cache=off", *tiny))
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
-    only_line(process, str(tmp_path / "run/checkpoints/best.ckpt"), "File too large")
+    only_line(process, str(tmp_path / "run/checkpoints/last.ckpt"), "File too large")
     assert names_in(tmp_path / "run" / "checkpoints") == []
 
 
@@ -708,7 +708,7 @@ def test_a_run_whose_store_does_not_fit_goes_on_without_it(start, tiny, tmp_path
 def test_a_folder_that_nothing_can_be_written_to_is_named(start, tiny, tmp_path):
     (tmp_path / "taken").write_text("a file")
     process = start("train", *train("cache_dir=taken", *tiny))
-    only_line(process, "taken/tokens", "Not a directory")
+    only_line(process, "cache_dir='taken'", "a file, not a folder")
 
 
 def test_a_sweep_on_a_full_disk_ends_in_a_table(start, tiny, tmp_path):
@@ -716,5 +716,5 @@ def test_a_sweep_on_a_full_disk_ends_in_a_table(start, tiny, tmp_path):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
     assert process.wait() == 1
     assert "Traceback" not in process.output
-    assert (tmp_path / "sweep" / "1" / "error.txt").read_text().endswith("best.ckpt: File too large\n")
+    assert (tmp_path / "sweep" / "1" / "error.txt").read_text().endswith("last.ckpt: File too large\n")
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("File too large") == 2

@@ -106,6 +106,9 @@ def test_resumed_in_another_folder_the_best_epoch_is_kept(settings, tmp_path):
     run(tmp_path / "half", *settings, "trainer.max_epochs=2", "optimizer.lr=0.2")
     last = tmp_path / "half" / "checkpoints" / "last.ckpt"
     run(tmp_path / "rest", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2", f"checkpoint.path={last}")
+    last.with_name("best.ckpt").unlink()
+    run(tmp_path / "without", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2", f"checkpoint.path={last}")
+    assert differing(parts(tmp_path / "whole", "last.ckpt"), parts(tmp_path / "without", "last.ckpt")) == []
     for name in ("last.ckpt", "best.ckpt"):
         assert differing(parts(tmp_path / "whole", name), parts(tmp_path / "rest", name)) == []
 

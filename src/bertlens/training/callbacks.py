@@ -1,5 +1,6 @@
 """What happens beside the training step."""
 
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from bertlens import stopping
 from bertlens.files import atomic_write
+
+log = logging.getLogger(__name__)
 
 
 def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
@@ -38,6 +41,9 @@ class BestCheckpoint(ModelCheckpoint):
         moved = state_dict["dirpath"] != self.dirpath
         if self.resumed is not None and moved and state_dict["best_model_score"] is not None:
             earlier, own = self.resumed.with_name("best.ckpt"), Path(str(self.dirpath), "best.ckpt")
+            if not earlier.is_file():
+                log.warning("there is no %s: only the epochs from here on are compared for the best", earlier)
+                return
             if earlier.resolve() != own.resolve():
                 with earlier.open("rb") as source, atomic_write(own) as file:
                     shutil.copyfileobj(source, file)
