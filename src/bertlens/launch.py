@@ -109,7 +109,11 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
     try:
         sys.argv[1:] = for_hydra(given, schema)
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over several lines
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+        with stopping.stoppable():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+    except stopping.Stopped as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(stop.exit_status) from None
     except Exception as error:
         if full_error == "1" or not is_for_the_user(error):
             raise

@@ -4,13 +4,18 @@ Where a request may act at once, it is raised as `Stopped`. Inside `deferred()` 
 place where stopping loses nothing; a second request does not wait.
 """
 
+import multiprocessing
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# a terminal tells a whole group of processes, and each tells its own as well: that is one request
+SAME_REQUEST = 1.0  # seconds
 
 
 class Stopped(BaseException):
@@ -31,13 +36,23 @@ class Stopped(BaseException):
 
 _handled = False
 _requested: int | None = None
+_requested_at = 0.0
 _deferred = False
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _requested
-    again, _requested = _requested is not None, number
-    if again or not _deferred:
+    global _requested, _requested_at
+    now = time.monotonic()
+    is_first = _requested is None
+    if not is_first and now - _requested_at < SAME_REQUEST:
+        return
+    _requested, _requested_at = number, now
+    jobs = multiprocessing.active_children() if is_first else []  # of a sweep, side by side
+    for job in jobs:
+        if job.pid is not None:
+            os.kill(job.pid, number)
+    # how the jobs end is how this process ends
+    if not is_first or not (jobs or _deferred):
         raise Stopped(number)
 
 
@@ -45,7 +60,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def stoppable() -> Iterator[None]:
     """Handle the two signals; outside the main thread, where Python has no handlers, everything is as before."""
     global _handled, _requested
-    if threading.current_thread() is not threading.main_thread():
+    if _handled or threading.current_thread() is not threading.main_thread():
         yield
         return
     _handled, _requested = True, None
