@@ -91,9 +91,13 @@ def launch(name: str, task: Callable[[Any, Path], object]) -> None:
 
 def is_for_the_user(error: BaseException) -> bool:
     """Whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
-    if isinstance(error, OSError):
-        return isinstance(error.filename, str) and error.strerror is not None
-    return isinstance(error, InputError | HydraException | OmegaConfBaseException)
+    if isinstance(error, InputError | HydraException | OmegaConfBaseException):  # some of Hydra's are OSErrors too
+        return True
+    return _names_a_file(error)
+
+
+def _names_a_file(error: BaseException) -> bool:
+    return isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror is not None
 
 
 def write_error(folder: Path, line: str) -> None:
@@ -161,7 +165,7 @@ def _shared_store(arguments: list[str]) -> list[str]:
 def one_line(error: BaseException) -> str:
     """An error as a single line without control characters."""
     text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and is_for_the_user(error):
+    if isinstance(error, OSError) and _names_a_file(error):
         text = f"{error.filename}: {error.strerror}"
     elif not is_for_the_user(error):
         text = f"{type(error).__name__}: {text}"
