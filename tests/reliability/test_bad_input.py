@@ -121,7 +121,7 @@ ROWS = [
     model("a size that is text", "hidden_size='32'"),
     model("heads that do not divide", "num_attention_heads"),
     model("no weights", "model.pretrained="),
-    model("not a pickle", "pytorch_model.bin"),
+    model("not a pickle", "not_a_pickle/pytorch_model.bin"),
     model("a pickle that runs a command", "pytorch_model.bin"),
     model("a pickled list", "a_pickled_list/pytorch_model.bin"),
     model("nowhere", "model.pretrained="),

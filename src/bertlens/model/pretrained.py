@@ -227,7 +227,7 @@ def check_size(config: BertConfig, weights_path: Path) -> None:
     if wanted > found:  # no published format takes less than a byte a parameter
         raise InputError(
             f"{weights_path.parent / 'config.json'}: describes a model of {wanted:,} parameters, and "
-            f"{weights_path.name} has {found:,} bytes: one of the two is damaged or of another model"
+            f"{weights_path} has {found:,} bytes: one of the two is damaged or of another model"
         )
 
 
