@@ -25,10 +25,12 @@ def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:
         print(f"{clear(build.features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
         return {}
     settings = values_of(config)
-    if is_sweep() and is_finished(run_folder, settings):
+    finished = is_finished(run_folder, settings)
+    if finished and is_sweep():
         print(f"{relative(run_folder)} is finished and left as it is")
         return {}
-    (run_folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run with other settings
+    if not finished:
+        (run_folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run with other settings
     stages = Stages()
     with stages("data"):
         pretrained = find_pretrained(build.pretrained_settings(config.model))

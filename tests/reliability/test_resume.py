@@ -100,17 +100,22 @@ def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, r
     )
 
 
-def test_resumed_in_another_folder_the_best_epoch_is_kept(settings, tmp_path):
-    settings = [*settings, "optimizer.schedule=constant", "optimizer.warmup=0"]
-    run(tmp_path / "whole", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2")
-    run(tmp_path / "half", *settings, "trainer.max_epochs=2", "optimizer.lr=0.2")
+@pytest.mark.parametrize("how", ["in a new folder", "in its folder, renamed", "without the earlier best.ckpt"])
+def test_moved_and_resumed(settings, tmp_path, how):
+    settings = [*settings, "optimizer.schedule=constant", "optimizer.warmup=0", "optimizer.lr=0.2"]
+    run(tmp_path / "whole", *settings, "trainer.max_epochs=3")
+    run(tmp_path / "half", *settings, "trainer.max_epochs=2")
     last = tmp_path / "half" / "checkpoints" / "last.ckpt"
-    run(tmp_path / "rest", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2", f"checkpoint.path={last}")
-    last.with_name("best.ckpt").unlink()
-    run(tmp_path / "without", *settings, "trainer.max_epochs=3", "optimizer.lr=0.2", f"checkpoint.path={last}")
-    assert differing(parts(tmp_path / "whole", "last.ckpt"), parts(tmp_path / "without", "last.ckpt")) == []
-    for name in ("last.ckpt", "best.ckpt"):
-        assert differing(parts(tmp_path / "whole", name), parts(tmp_path / "rest", name)) == []
+    if how == "in its folder, renamed":
+        (tmp_path / "half").rename(tmp_path / "rest")
+        run(tmp_path / "rest", *settings, "trainer.max_epochs=3", "resume=auto")
+    else:
+        if how == "without the earlier best.ckpt":
+            last.with_name("best.ckpt").unlink()
+        run(tmp_path / "rest", *settings, "trainer.max_epochs=3", f"checkpoint.path={last}")
+    assert differing(parts(tmp_path / "whole", "last.ckpt"), parts(tmp_path / "rest", "last.ckpt")) == []
+    if how != "without the earlier best.ckpt":  # else the best of the epochs since
+        assert differing(parts(tmp_path / "whole", "best.ckpt"), parts(tmp_path / "rest", "best.ckpt")) == []
 
 
 def test_auto_without_a_checkpoint_starts_afresh_and_says_so(settings, tmp_path, caplog):
