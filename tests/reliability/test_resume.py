@@ -80,7 +80,8 @@ def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, r
     whole = {name: parts(tmp_path / "whole", name) for name in ("last.ckpt", "best.ckpt")}
     expected = figures(tmp_path / "whole")
     assert {"train/accuracy", "val/loss"} <= {name.split(" at ")[0] for name in expected}
-    for chance in range(1, never.chances + 1):
+    stops = never.chances
+    for chance in range(1, stops + 1):
         folder = tmp_path / str(chance)
         monkeypatch.setattr(callbacks, "stop_requested", Stop(chance))
         with pytest.raises(stopping.Stopped):
@@ -94,7 +95,7 @@ def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, r
     record(
         "stopped and resumed at every step, in every validation and after every epoch of a 2-epoch run"
         + (f", {accumulated} batches a step" if accumulated > 1 else ""),
-        stops=never.chances,
+        stops=stops,
         steps=steps,
         different_bits=0,
     )
