@@ -12,7 +12,9 @@ from bertlens import stopping
 from bertlens.config import CONF, TrainConfig, typed
 from bertlens.errors import InputError
 from bertlens.training import callbacks
+from bertlens.training.callbacks import LastCheckpoint
 from bertlens.training.checkpoint import read_raw
+from bertlens.training.module import ReviewModule, TrainingDiverged
 
 sys.path.insert(0, str(CONF.parent))
 from train import train
@@ -133,3 +135,35 @@ def test_a_run_of_other_settings_is_not_gone_on_with(settings, tmp_path, changed
     with pytest.raises(InputError, match=changed.split("=")[0].replace("data.max_reviews", "training reviews")):
         run(tmp_path / "run", *settings, "resume=auto", changed)
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_weights_that_are_no_numbers_never_replace_good_ones(settings, tmp_path, monkeypatch):
+    """A gradient can overflow where the loss does not: the step after would be the first to notice."""
+    step = ReviewModule.on_train_batch_end
+
+    def overflow(self, *arguments):
+        if self.global_step == 3:
+            self.classifier.head.weight.data[0, 0] = float("inf")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(ReviewModule, "on_train_batch_end", overflow)
+    # the callback that saves comes before the module's own hook: it sees the third step whole, and the fourth broken
+    with pytest.raises(TrainingDiverged, match=r"at step 3 with a learning rate of"):
+        run(tmp_path, *settings, "checkpoint.every_n_steps=1")
+    good = parts(tmp_path, "last.ckpt")
+    assert int(good["step"]) == 3
+    assert all(torch.isfinite(tensor.float()).all() for tensor in good.values())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(settings, tmp_path, monkeypatch):
+    saved = LastCheckpoint.on_train_batch_end
+
+    def overflow(self, trainer, module, *arguments):
+        if trainer.global_step == 3:
+            module.classifier.head.weight.data[0, 0] = float("nan")
+        saved(self, trainer, module, *arguments)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", overflow)
+    with pytest.raises(TrainingDiverged, match=r"head\.weight is no number after step 3 with"):
+        run(tmp_path, *settings, "checkpoint.every_n_steps=1")
+    assert int(parts(tmp_path, "last.ckpt")["step"]) == 2

@@ -84,14 +84,17 @@ class ReviewModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         loss, probabilities = self._step(batch, "train")
         if not torch.isfinite(loss):
-            rates = ", ".join(f"{group['lr']:g}" for group in self.trainer.optimizers[0].param_groups)
-            raise TrainingDiverged(
-                f"the loss is {loss.item()} at step {self.global_step} with a learning rate of {rates}: "
-                "lower optimizer.lr; the checkpoints written before this step are good"
-            )
+            raise TrainingDiverged(f"the loss is {loss.item()} at {self._where()}")
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss, prog_bar=True)
         return {"loss": loss, "accuracy": (probabilities.argmax(dim=1) == batch.labels).float().mean()}
+
+    def _where(self) -> str:
+        rates = ", ".join(f"{group['lr']:g}" for group in self.trainer.optimizers[0].param_groups)
+        return (
+            f"step {self.global_step} with a learning rate of {rates}: "
+            "lower optimizer.lr; the checkpoints written before this step are good"
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -130,6 +133,9 @@ class ReviewModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         names = self.saved_names()
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in names}
+        for name, parameter in checkpoint["state_dict"].items():
+            if not torch.isfinite(parameter).all():
+                raise TrainingDiverged(f"{name} is no number after {self._where()}")
         # a run that is stopped within an epoch goes on with what it had counted of it
         checkpoint[METRICS_KEY] = [(metric.update_count, metric.metric_state) for metric in self._train_metrics()]
         checkpoint[FORMAT_KEY] = self.info.to_dict(whole_model=self.whole_model)
