@@ -62,12 +62,13 @@ def resuming_arguments(output: str) -> list[str]:
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_signal_ends_a_run_well(start, settings, reference, tmp_path, amount, record, phase):
     source = random.Random(phase)
-    tries = amount(2, 15)
+    tries = amount(2, 20)
+    interrupts = range(tries)[-1::-4]  # every fourth is a Ctrl-C
     marker = "@ " + list(PHASES[phase])[-1].rsplit(".")[-1].rsplit(":")[-1]
     for index in range(tries):
         # building needs a cold cache, the others the one that the reference left
         cold = [f"cache_dir={tmp_path / f'cache-{index}'}"] if phase == "building" else []
-        number, status = [(signal.SIGTERM, 143), (signal.SIGINT, 130)][index % 2 if tries < 15 else index % 5 == 4]
+        number, status = (signal.SIGINT, 130) if index in interrupts else (signal.SIGTERM, 143)
         process = start(
             "train", *settings, *cold, f"hydra.run.dir=run-{index}", attributes=SMALL_BLOCKS, announced=PHASES[phase]
         )
@@ -79,7 +80,10 @@ def test_a_signal_ends_a_run_well(start, settings, reference, tmp_path, amount, 
         rest = start("train", *resuming_arguments(process.output), attributes=SMALL_BLOCKS)
         assert rest.wait() == 0, rest.output
         assert differences(result(tmp_path / f"run-{index}"), reference) == 0
-    record(f"SIGTERM or Ctrl-C while {phase}, then resumed", signals=tries, resumed=tries, different_bits=0)
+    record(
+        f"SIGTERM or Ctrl-C while {phase}, then resumed",
+        sigterm=tries - len(interrupts), interrupts=len(interrupts), resumed=tries, different_bits=0,
+    )  # fmt: skip
 
 
 def step_of(checkpoint: Path) -> int:
