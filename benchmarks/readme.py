@@ -160,7 +160,7 @@ def imdb() -> str | None:
         f"{seeds['mean']:.1%}, from {min(each):.1%} to {max(each):.1%}. Both epochs with their validation take "
         f"{seconds['fit']:.0f} s and the test {seconds['test']:.0f} s from the store; "
         "computing it, once for all runs, took "
-        f"{cold['seconds']['features'] / 60:.0f} minutes with other work on the machine. Measured on "
+        f"{cold['seconds']['features'] / 60:.0f} minutes. Measured on "
         f"{measured_on(run)}; `python train.py model=minilm data.path=path/to/imdb`."
     )
 
