@@ -11,7 +11,7 @@ demo: .venv/demo
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-# an hour: real processes that are really killed, every file damaged in thousands of ways; the table goes into the README
+# half an hour: real processes that are really killed, every file damaged in thousands of ways; the table goes into the README
 reliability: .venv/dev
 	$(BIN)/python -m pytest tests/reliability --long --timeout 7200
 	$(BIN)/python benchmarks/readme.py
