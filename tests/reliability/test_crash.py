@@ -303,6 +303,12 @@ def names_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.fixture(autouse=True)
+def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a child writes must not differ because it computes with fewer threads."""
+    monkeypatch.setattr("bertlens.run.environment", lambda: {"machine": "this one"})
+
+
 @pytest.fixture
 def both(tmp_path: Path) -> Callable[[str], tuple[bytes, bytes]]:
     """The earlier and the new content of a file, each written undisturbed."""
