@@ -20,6 +20,7 @@ from rich.table import Table
 from bertlens.analysis.attention import ExplainedReview, attention_rollout, top_words
 from bertlens.analysis.report import classic_html, render_report
 from bertlens.data.batching import TokenRows
+from bertlens.data.reviews import HALF_CHARACTER
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces
 from bertlens.errors import InputError
 from bertlens.escape import terminal_text
@@ -163,7 +164,7 @@ def check_texts(texts: Sequence[str], tokenizer: ReviewTokenizer) -> None:
     for index, text in enumerate(texts):
         if not text.strip():
             raise InputError(f"text {index}: empty; there is nothing to explain")
-        if any("\ud800" <= character <= "\udfff" for character in text):  # what a terminal makes of Latin-1
+        if HALF_CHARACTER.search(text):  # what a terminal makes of Latin-1
             raise InputError(f"text {index}: {text[:40]!r} is not UTF-8: give it as UTF-8, or use file=")
     for index, (text, encoding) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
         if set(encoding.tokens) <= {"[CLS]", "[SEP]", "[UNK]"}:

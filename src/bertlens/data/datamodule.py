@@ -8,7 +8,6 @@ from typing import Any
 import datasets
 import pytorch_lightning as pl
 import torch
-import xxhash
 from torch.utils.data import DataLoader, Dataset
 
 from bertlens.data.batching import Batch, BatchSettings, EvalSampler, TokenRows, TrainSampler
@@ -82,11 +81,7 @@ class ReviewDataModule(pl.LightningDataModule):
 
     def digest(self, split: str) -> str:
         """Of a split's word pieces and labels, in their order."""
-        pieces = self.pieces[split]
-        digest = xxhash.xxh3_128(pieces.ids.tobytes())
-        digest.update(pieces.starts.tobytes())
-        digest.update(repr(list(self.reviews[split]["label"])).encode())
-        return digest.hexdigest()
+        return self.pieces[split].digest(repr(list(self.reviews[split]["label"])))
 
     @property
     def pad_to(self) -> int | None:

@@ -144,6 +144,13 @@ class WordPieces:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def digest(self, more: str) -> str:
+        """Of the ids, of where each review begins, and of what `more` a result depends on."""
+        digest = xxhash.xxh3_128(self.ids.tobytes())
+        digest.update(self.starts.tobytes())
+        digest.update(more.encode())
+        return digest.hexdigest()
+
 
 def tokenize(reviews: datasets.Dataset, tokenizer: ReviewTokenizer, cache: Path, *, split: str) -> WordPieces:
     """The word pieces of a split, made once and then read back memory-mapped from `cache`.

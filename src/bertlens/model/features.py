@@ -232,12 +232,9 @@ class FeatureStores:
 
     def contents(self, tokens: TokenRows, *, depth: int) -> StoreContents:
         layout = self._layout(tokens, depth=depth)
-        digest = xxhash.xxh3_128(tokens.pieces.ids.tobytes())
-        digest.update(tokens.pieces.starts.tobytes())
-        digest.update(repr(tokens.pad_to).encode())
         return StoreContents(
             weights=self.weights[depth],
-            word_pieces=digest.hexdigest(),
+            word_pieces=tokens.pieces.digest(repr(tokens.pad_to)),
             depth=depth,
             hidden_size=self.classifier.bert.config.hidden_size,
             num_rows=layout.num_rows,

@@ -155,10 +155,8 @@ class ReviewModule(pl.LightningModule):
             for metric, (count, state) in zip(self._train_metrics(), self._resumed[METRICS_KEY], strict=True):
                 metric._update_count = count
                 for name, value in state.items():
-                    on_device = (
-                        [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
-                    )
-                    setattr(metric, name, on_device)
+                    setattr(metric, name, value)
+                metric.to(self.device)
             self._resumed = None
 
     def _train_metrics(self) -> list[Metric]:
