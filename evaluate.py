@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from bertlens import build
-from bertlens.analysis.explain import Explainer, write_first_reviews
-from bertlens.analysis.metrics import figures
+from bertlens.cli.launch import launch
 from bertlens.config import EvaluateConfig, check_evaluate
-from bertlens.launch import launch
-from bertlens.run import Stages, write_figures, write_metrics, write_predictions
-from bertlens.training.checkpoint import read_checkpoint, restore
-from bertlens.training.summary import print_result
+from bertlens.explanations.explainer import Explainer, write_first_reviews
+from bertlens.model.checkpoint import read_checkpoint, restore
+from bertlens.run.folder import Stages, write_figures, write_metrics, write_predictions
+from bertlens.run.summary import print_result
+from bertlens.training.metrics import figures
 
 
 def evaluate(config: EvaluateConfig, run_folder: Path) -> dict[str, float]:

@@ -5,17 +5,18 @@ from pathlib import Path
 import pytorch_lightning as pl
 from torch import Tensor
 
-from bertlens import build, stopping
-from bertlens.analysis.explain import Explainer, write_first_reviews
+from bertlens import build
+from bertlens.cli.launch import is_sweep, launch
 from bertlens.config import TrainConfig, values_of
 from bertlens.errors import InputError
-from bertlens.launch import is_sweep, launch
-from bertlens.model.features import clear
+from bertlens.explanations.explainer import Explainer, write_first_reviews
+from bertlens.features.store import clear
+from bertlens.model.checkpoint import check_resumable
 from bertlens.model.pretrained import find_pretrained
-from bertlens.run import Stages, is_finished, relative, write_metrics
+from bertlens.run.folder import Stages, is_finished, relative, write_metrics
+from bertlens.run.summary import log_settings, log_test, print_parts, print_result
+from bertlens.system import stopping
 from bertlens.training.callbacks import best_accuracy
-from bertlens.training.checkpoint import check_resumable
-from bertlens.training.summary import log_settings, log_test, print_parts, print_result
 
 
 def train(config: TrainConfig, run_folder: Path) -> dict[str, Tensor]:

@@ -5,11 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from bertlens import build
-from bertlens.analysis.explain import Explainer, ReviewToExplain, check_texts, reviews_to_explain, write_report
-from bertlens.analysis.selection import own_texts, select
+from bertlens.cli.launch import launch
 from bertlens.config import VisualizeConfig, check_visualize
-from bertlens.launch import launch
-from bertlens.training.checkpoint import read_checkpoint, restore
+from bertlens.explanations.explainer import Explainer, ReviewToExplain, check_texts, reviews_to_explain, write_report
+from bertlens.explanations.selection import own_texts, select
+from bertlens.model.checkpoint import read_checkpoint, restore
 
 
 def visualize(config: VisualizeConfig, run_folder: Path) -> Path:

@@ -59,7 +59,7 @@ def main() -> None:
             found = json.loads(done.stdout.splitlines()[-1])
             runs[name].append(found)
             print(f"repeat {repeat + 1}, {name}: {time.perf_counter() - start:.0f} s {found}", file=sys.stderr)
-    from bertlens.run import environment, write_json
+    from bertlens.run.folder import environment, write_json
 
     content = {
         "what": "benchmarks/compare.py",

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bertlens.run import write_json
+from bertlens.run.folder import write_json
 
 
 def main() -> None:

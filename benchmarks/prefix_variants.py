@@ -16,7 +16,7 @@ from torch import nn
 
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.pretrained import find_pretrained, load_strictly, read_weights
-from bertlens.run import environment, write_json
+from bertlens.run.folder import environment, write_json
 
 NUM_PIECES = 198  # the mean length of an IMDb review cut at 256
 

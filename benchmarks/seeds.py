@@ -9,7 +9,7 @@ import json
 import statistics
 from pathlib import Path
 
-from bertlens.run import write_json
+from bertlens.run.folder import write_json
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from bertlens.data.batching import BatchSettings, TokenRows
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
-from bertlens.memory import keep_freed_memory
+from bertlens.features.store import ComputedBatches, FeatureSettings, FeatureStores
 from bertlens.model.bert import BertConfig, BertModel
+from bertlens.model.checkpoint import CheckpointInfo, ModelSettings
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import ComputedBatches, FeatureSettings, FeatureStores
 from bertlens.model.pretrained import Pretrained, PretrainedSettings, find_pretrained, load_strictly, read_weights
-from bertlens.training.checkpoint import CheckpointInfo, ModelSettings
+from bertlens.system.memory import keep_freed_memory
 from bertlens.training.module import ReviewModule
 from bertlens.training.optim import OptimizerSettings, build_optimizer
 

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from bertlens.analysis.attention import ExplainedReview
-from bertlens.analysis.report import render_report
 from bertlens.data import demo
+from bertlens.explanations.words import ExplainedReview
+from bertlens.report import render_report
 
 FOLDER = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"

@@ -8,10 +8,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from bertlens.command_line import _shared_store, spelt_out
+from bertlens.cli.command_line import _shared_store, spelt_out
+from bertlens.cli.launch import help_text, one_line
 from bertlens.config import CONF, SCHEMAS, check_train, keys_of, typed
 from bertlens.errors import InputError
-from bertlens.launch import help_text, one_line
 from bertlens.targets import ALLOWED_NAMES, check_names
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -68,7 +68,7 @@ def refusal(content) -> str:
         "pytorch_lightning.callbacks.",
         "pytorch_lightning.callbacks.Timer ",
         "pytorch_lightning.loggers.CSVLogger",
-        "bertlens.training.sweep.SweepTable.on_multirun_end",
+        "bertlens.run.sweep.SweepTable.on_multirun_end",
         "",
         None,
         1,

@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bertlens.config import CONF, SCHEMAS, typed
 from bertlens.errors import InputError
+from bertlens.features.store import FeatureStores
+from bertlens.model.checkpoint import read_checkpoint, restore
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import FeatureStores
-from bertlens.training.checkpoint import read_checkpoint, restore
 
 sys.path.insert(0, str(CONF.parent))
 from evaluate import evaluate

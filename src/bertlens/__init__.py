@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bertlens.analysis.explain import Explanation
+    from bertlens.explanations.explainer import Explanation
 
 __all__ = ["explain"]
 
@@ -14,6 +14,8 @@ def explain(text: str, *, checkpoint: str | Path) -> "Explanation":
 
     Raises `bertlens.errors.InputError` for a text without a known word piece or a checkpoint that cannot be read.
     """
-    from bertlens.analysis import explain as analysis  # not at the top: torch takes seconds, and --help needs none
+    from bertlens.explanations import (
+        explainer as analysis,  # not at the top: torch takes seconds, and --help needs none
+    )
 
     return analysis.explain(text, checkpoint=checkpoint)

@@ -21,18 +21,18 @@ from bertlens.data.datamodule import SPLITS, ReviewDataModule
 from bertlens.data.reviews import ReviewSettings, check_reviews
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
-from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import ComputedBatches, FeatureRows, FeatureSettings, FeatureStores
-from bertlens.model.pretrained import Pretrained, PretrainedSettings
-from bertlens.run import relative
-from bertlens.training.callbacks import BestCheckpoint, IterationLines, LastCheckpoint
-from bertlens.training.checkpoint import (
+from bertlens.features.store import ComputedBatches, FeatureRows, FeatureSettings, FeatureStores
+from bertlens.model.checkpoint import (
     AtomicCheckpointIO,
     CheckpointInfo,
     ModelSettings,
     build_classifier,
     load_published,
 )
+from bertlens.model.classifier import ReviewClassifier
+from bertlens.model.pretrained import Pretrained, PretrainedSettings
+from bertlens.run.folder import relative
+from bertlens.training.callbacks import BestCheckpoint, IterationLines, LastCheckpoint
 from bertlens.training.module import ReviewModule
 from bertlens.training.optim import OptimizerSettings
 

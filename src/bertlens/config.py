@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bertlens.analysis.selection import CHOICES
 from bertlens.errors import InputError
+from bertlens.explanations.selection import CHOICES
 from bertlens.targets import forbidden_names
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

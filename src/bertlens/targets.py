@@ -15,7 +15,7 @@ from bertlens.errors import InputError
 ALLOWED_NAMES: dict[str, frozenset[str]] = {
     "_target_": frozenset(f"pytorch_lightning.callbacks.{name}" for name in pytorch_lightning.callbacks.__all__)
     | {
-        "bertlens.training.sweep.SweepTable",
+        "bertlens.run.sweep.SweepTable",
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
         "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bertlens.run import environment, write_json
+from bertlens.run.folder import environment, write_json
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "reliability.json"

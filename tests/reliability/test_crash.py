@@ -27,20 +27,20 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from rich.progress import Progress
 
-from bertlens.analysis.attention import ExplainedReview
-from bertlens.analysis.report import render_report
+from bertlens.cli.launch import write_error
 from bertlens.data import tokenizer as tokenizer_module
 from bertlens.data.batching import TokenRows
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings, WordPieces, tokenize
 from bertlens.errors import InputError
-from bertlens.files import UNFINISHED, DiskFile, atomic_write
-from bertlens.launch import write_error
-from bertlens.model import features
+from bertlens.explanations.words import ExplainedReview
+from bertlens.features import store as features
+from bertlens.features.store import FeatureSettings, FeatureStores
+from bertlens.model.checkpoint import AtomicCheckpointIO
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import FeatureSettings, FeatureStores
-from bertlens.run import Stages, write_figures, write_metrics, write_predictions
-from bertlens.training.checkpoint import AtomicCheckpointIO
-from bertlens.training.sweep import SweepTable
+from bertlens.report import render_report
+from bertlens.run.folder import Stages, write_figures, write_metrics, write_predictions
+from bertlens.run.sweep import SweepTable
+from bertlens.system.files import UNFINISHED, DiskFile, atomic_write
 
 matplotlib.use("agg")
 
@@ -306,7 +306,7 @@ def names_in(folder: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def same_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a child writes must not differ because it computes with fewer threads."""
-    monkeypatch.setattr("bertlens.run.environment", lambda: {"machine": "this one"})
+    monkeypatch.setattr("bertlens.run.folder.environment", lambda: {"machine": "this one"})
 
 
 @pytest.fixture

@@ -24,12 +24,10 @@ from bertlens.data.batching import BatchSettings, TokenRows
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings, WordPieces, tokenize
 from bertlens.errors import InputError
-from bertlens.model import features
+from bertlens.features import store as features
+from bertlens.features.store import FeatureSettings, FeatureStores
 from bertlens.model.bert import BertModel
-from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import FeatureSettings, FeatureStores
-from bertlens.model.pretrained import PretrainedSettings, find_pretrained, load_strictly, read_weights
-from bertlens.training.checkpoint import (
+from bertlens.model.checkpoint import (
     FORMAT_KEY,
     AtomicCheckpointIO,
     CheckpointInfo,
@@ -40,6 +38,8 @@ from bertlens.training.checkpoint import (
     read_raw,
     restore,
 )
+from bertlens.model.classifier import ReviewClassifier
+from bertlens.model.pretrained import PretrainedSettings, find_pretrained, load_strictly, read_weights
 
 SECONDS = 5
 PERCENT = 100

@@ -22,21 +22,21 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import bertlens
-from bertlens.analysis.explain import Explainer, Explanation, ReviewToExplain, write_report
-from bertlens.analysis.metrics import figures
+from bertlens.cli.launch import _quiet, one_line
 from bertlens.config import TrainConfig
 from bertlens.data.batching import BatchSettings
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
-from bertlens.escape import visible
-from bertlens.launch import _quiet, one_line
+from bertlens.explanations.explainer import Explainer, Explanation, ReviewToExplain, write_report
+from bertlens.model.checkpoint import CheckpointInfo, ModelSettings
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.pretrained import PretrainedSettings
-from bertlens.run import Stages, write_metrics, write_predictions
-from bertlens.training.checkpoint import CheckpointInfo, ModelSettings
-from bertlens.training.summary import log_settings, log_test, print_result
-from bertlens.training.sweep import SweepTable
+from bertlens.run.folder import Stages, write_metrics, write_predictions
+from bertlens.run.summary import log_settings, log_test, print_result
+from bertlens.run.sweep import SweepTable
+from bertlens.system.escape import visible
+from bertlens.training.metrics import figures
 
 CONTROLS = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), *range(0x7F, 0xA0)]))
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

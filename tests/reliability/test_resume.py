@@ -8,12 +8,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bertlens import stopping
 from bertlens.config import CONF, TrainConfig, typed
 from bertlens.errors import InputError
+from bertlens.model.checkpoint import read_raw
+from bertlens.system import stopping
 from bertlens.training import callbacks
 from bertlens.training.callbacks import LastCheckpoint
-from bertlens.training.checkpoint import read_raw
 from bertlens.training.module import ReviewModule, TrainingDiverged
 
 sys.path.insert(0, str(CONF.parent))

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertlens.model.features import _whole_blocks
-from bertlens.training.checkpoint import read_raw
+from bertlens.features.store import _whole_blocks
+from bertlens.model.checkpoint import read_raw
 
 STEPS_BETWEEN_SAVES = 3
 TRAINING = {"bertlens.training.module:ReviewModule.training_step": 0.005}
-BUILDING = {"bertlens.model.features:FeatureStores._compute": 0.005}
+BUILDING = {"bertlens.features.store:FeatureStores._compute": 0.005}
 PHASES = {
     "fitting": TRAINING,
     "validating": {"bertlens.training.module:ReviewModule.validation_step": 0.05},
     "building": BUILDING,
-    "saving": {"bertlens.training.checkpoint:AtomicCheckpointIO.save_checkpoint": 0.02, "os:fsync": 0.02},
+    "saving": {"bertlens.model.checkpoint:AtomicCheckpointIO.save_checkpoint": 0.02, "os:fsync": 0.02},
 }
-SMALL_BLOCKS = {"bertlens.model.features.BLOCK_BYTES": 16384}
+SMALL_BLOCKS = {"bertlens.features.store.BLOCK_BYTES": 16384}
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from rich.progress import Progress
 
 from bertlens.data.batching import TokenRows
 from bertlens.data.tokenizer import WordPieces
-from bertlens.model import features
+from bertlens.features import store as features
+from bertlens.features.store import FeatureSettings, FeatureStores, open_rows
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import FeatureSettings, FeatureStores, open_rows
 
 NUM_PROCESSES = 8
 NUM_REVIEWS = 24

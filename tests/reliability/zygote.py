@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("bertlens.build", "bertlens.launch", "bertlens.analysis.explain", "bertlens.training.sweep")
+PRELOADED = ("bertlens.build", "bertlens.cli.launch", "bertlens.explanations.explainer", "bertlens.run.sweep")
 
 
 def announce(name: str, seconds: float) -> None:

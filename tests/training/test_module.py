@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from bertlens.data.batching import Batch, BatchSettings
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import TokenizerSettings
+from bertlens.model.checkpoint import CheckpointInfo, ModelSettings, build_classifier
 from bertlens.model.pretrained import PretrainedSettings
-from bertlens.training.checkpoint import CheckpointInfo, ModelSettings, build_classifier
 from bertlens.training.module import ReviewModule, TrainingDiverged
 from bertlens.training.optim import OptimizerSettings
 

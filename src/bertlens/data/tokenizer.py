@@ -23,7 +23,7 @@ from rich.progress import track
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from bertlens.errors import InputError
-from bertlens.files import atomic_write
+from bertlens.system.files import atomic_write
 
 log = logging.getLogger(__name__)
 

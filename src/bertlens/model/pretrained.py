@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bertlens.data.tokenizer import read_vocabulary
 from bertlens.errors import InputError
-from bertlens.model.archive import load_archive
 from bertlens.model.bert import BertConfig, num_parameters
+from bertlens.system.archive import load_archive
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from bertlens import stopping
-from bertlens.files import atomic_write
+from bertlens.system import stopping
+from bertlens.system.files import atomic_write
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from bertlens.analysis.metrics import Predictions, build_metrics
 from bertlens.data.batching import Batch
 from bertlens.errors import InputError
-from bertlens.model.classifier import ReviewClassifier
-from bertlens.training.callbacks import LastCheckpoint
-from bertlens.training.checkpoint import (
+from bertlens.model.checkpoint import (
     FORMAT_KEY,
     METRICS_KEY,
     RANDOM_KEY,
@@ -24,6 +21,9 @@ from bertlens.training.checkpoint import (
     random_state,
     set_random_state,
 )
+from bertlens.model.classifier import ReviewClassifier
+from bertlens.training.callbacks import LastCheckpoint
+from bertlens.training.metrics import Predictions, build_metrics
 from bertlens.training.optim import OptimizerSettings, build_optimizer, build_schedule
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bertlens.config import WITHOUT_EFFECT
-from bertlens.files import atomic_write
+from bertlens.system.files import atomic_write
 
 PACKAGES = ("bertlens", "torch", "pytorch-lightning", "torchmetrics", "tokenizers", "datasets", "hydra-core", "numpy")
 

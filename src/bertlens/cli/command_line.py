@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from bertlens.config import CONF, keys_of, nearest_key
 from bertlens.errors import InputError
-from bertlens.run import relative
+from bertlens.run.folder import relative
 
 FREE_TEXT = ("text", "file")
 

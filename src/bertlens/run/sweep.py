@@ -10,10 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from bertlens.escape import csv_row, csv_text, terminal_text
-from bertlens.files import atomic_write
-from bertlens.launch import ERROR_FILE
-from bertlens.run import relative
+from bertlens.cli.launch import ERROR_FILE
+from bertlens.run.folder import relative
+from bertlens.system.escape import csv_row, csv_text, terminal_text
+from bertlens.system.files import atomic_write
 
 # chosen by validation: choosing by the test reviews would make their figure too good
 RANKED_BY = "val/accuracy"

@@ -18,11 +18,11 @@ from bertlens.data.batching import BatchSettings
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
-from bertlens.files import atomic_write
-from bertlens.model.archive import load_archive
 from bertlens.model.bert import BertConfig
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.pretrained import Pretrained, PretrainedSettings, find_pretrained, load_strictly, read_weights
+from bertlens.system.archive import load_archive
+from bertlens.system.files import atomic_write
 
 FORMAT_KEY = "bertlens"
 FORMAT_VERSION = 1

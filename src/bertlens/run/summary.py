@@ -10,10 +10,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from bertlens.analysis.metrics import figures
-from bertlens.escape import one_line_of, terminal_text
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.run import relative
+from bertlens.run.folder import relative
+from bertlens.system.escape import one_line_of, terminal_text
+from bertlens.training.metrics import figures
 from bertlens.training.module import ReviewModule
 
 

@@ -17,16 +17,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bertlens.analysis.attention import ExplainedReview, attention_rollout, top_words
-from bertlens.analysis.report import classic_html, render_report
 from bertlens.data.batching import TokenRows
 from bertlens.data.reviews import HALF_CHARACTER
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces
 from bertlens.errors import InputError
-from bertlens.escape import terminal_text
+from bertlens.explanations.words import ExplainedReview, attention_rollout, top_words
+from bertlens.model.checkpoint import CheckpointInfo, read_checkpoint, restore
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.run import relative
-from bertlens.training.checkpoint import CheckpointInfo, read_checkpoint, restore
+from bertlens.report import classic_html, render_report
+from bertlens.run.folder import relative
+from bertlens.system.escape import terminal_text
 
 REVIEWS_IN_A_RUNS_REPORT = 64
 

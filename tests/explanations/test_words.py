@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bertlens.analysis.attention import (
+from bertlens.explanations.words import (
     ExplainedReview,
     attention_rollout,
     classic_scale,

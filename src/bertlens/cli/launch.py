@@ -21,13 +21,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bertlens import stopping
-from bertlens.command_line import for_hydra, resume_command
+from bertlens.cli.command_line import for_hydra, resume_command
 from bertlens.config import CONF, SCHEMAS, keys_of, typed
 from bertlens.errors import InputError
-from bertlens.escape import VisibleLines, one_line_of, visible
-from bertlens.files import atomic_write
-from bertlens.memory import keep_freed_memory
+from bertlens.system import stopping
+from bertlens.system.escape import VisibleLines, one_line_of, visible
+from bertlens.system.files import atomic_write
+from bertlens.system.memory import keep_freed_memory
 from bertlens.targets import check_names
 
 FULL_ERROR = "HYDRA_FULL_ERROR"

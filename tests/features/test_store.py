@@ -11,9 +11,9 @@ import torch
 from bertlens.data.batching import TokenRows
 from bertlens.data.tokenizer import WordPieces
 from bertlens.errors import InputError
-from bertlens.model import features
+from bertlens.features import store as features
+from bertlens.features.store import FeatureSettings, FeatureStores, clear
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.features import FeatureSettings, FeatureStores, clear
 
 NUM_REVIEWS = 37
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertlens.model.archive import ArchiveDamaged, load_archive
+from bertlens.system.archive import ArchiveDamaged, load_archive
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from bertlens.analysis.attention import (
+from bertlens.explanations.words import (
     ExplainedReview,
     classic_scale,
     is_special,
@@ -31,8 +31,8 @@ from bertlens.analysis.attention import (
     word_weights,
     words,
 )
-from bertlens.escape import is_hidden, visible
-from bertlens.files import atomic_write
+from bertlens.system.escape import is_hidden, visible
+from bertlens.system.files import atomic_write
 
 FOLDER = Path(__file__).parent
 NUM_TOP_WORDS = 12

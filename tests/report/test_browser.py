@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertlens.analysis.attention import ExplainedReview, classic_scale, word_text, word_weights, words
-from bertlens.analysis.report import render_report
+from bertlens.explanations.words import ExplainedReview, classic_scale, word_text, word_weights, words
+from bertlens.report import render_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = Path("/usr/bin/chromium")

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertlens.analysis.attention import ExplainedReview
-from bertlens.analysis.report import classic_html, render_report
-from bertlens.escape import visible
+from bertlens.explanations.words import ExplainedReview
+from bertlens.report import classic_html, render_report
+from bertlens.system.escape import visible
 
 HOSTILE = [
     "<script>window.flag = 1</script>",

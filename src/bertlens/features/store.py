@@ -37,8 +37,8 @@ from torch.utils.data import Dataset
 
 from bertlens.data.batching import Batch, TokenRows, packed_batches
 from bertlens.errors import InputError
-from bertlens.files import append, atomic_write, sync_folder
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.system.files import append, atomic_write, sync_folder
 
 log = logging.getLogger(__name__)
 

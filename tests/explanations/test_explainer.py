@@ -10,16 +10,16 @@ import transformers
 from hydra import compose, initialize_config_dir
 
 import bertlens
-from bertlens.analysis.attention import attention_rollout, classic_scale
-from bertlens.analysis.explain import Explainer, ReviewToExplain
-from bertlens.analysis.selection import own_texts, select
 from bertlens.config import CONF, SCHEMAS, typed
 from bertlens.data.batching import BatchSettings
 from bertlens.data.reviews import ReviewSettings
 from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
 from bertlens.errors import InputError
+from bertlens.explanations.explainer import Explainer, ReviewToExplain
+from bertlens.explanations.selection import own_texts, select
+from bertlens.explanations.words import attention_rollout, classic_scale
+from bertlens.model.checkpoint import CheckpointInfo, ModelSettings, build_classifier, load_published
 from bertlens.model.pretrained import PretrainedSettings, find_pretrained
-from bertlens.training.checkpoint import CheckpointInfo, ModelSettings, build_classifier, load_published
 
 sys.path.insert(0, str(CONF.parent))
 from train import train

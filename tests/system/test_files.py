@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bertlens.files import atomic_write
+from bertlens.system.files import atomic_write
 
 
 def names(folder) -> list[str]:
@@ -73,7 +73,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask):
 
 def test_text_is_written_as_utf_8_whatever_the_locale(tmp_path):
     script = (
-        "import locale, sys, pathlib; from bertlens.files import atomic_write\n"
+        "import locale, sys, pathlib; from bertlens.system.files import atomic_write\n"
         "assert locale.getpreferredencoding(False).lower() not in ('utf-8', 'utf8')\n"
         "with atomic_write(pathlib.Path(sys.argv[1]), 'w') as file: file.write('d\\xe9j\\xe0 vu \\u6620')"
     )

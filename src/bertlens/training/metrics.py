@@ -19,7 +19,7 @@ from torchmetrics.classification import (
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
 from torchmetrics.utilities.data import dim_zero_cat
 
-from bertlens.escape import figure_text
+from bertlens.system.escape import figure_text
 
 NUM_CALIBRATION_BINS = 10
 

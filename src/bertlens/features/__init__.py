@@ -1,0 +1,1 @@
+"""The store between the frozen prefix and the trained suffix."""

@@ -1,0 +1,1 @@
+"""A run: its folder, what it tells the user, and sweeps of runs."""
