@@ -1,27 +1,36 @@
-# make demo: the whole job on generated reviews, no network once installed.   make test: every test.
+# make demo: the whole job on generated reviews, no network once installed.   make check: what to run before a commit.
+# make test: all tests but the tiers slow, slurm and gpu.                     make slow: the slow tier.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint audit reliability clean
+.PHONY: demo check lint test slow reliability audit clean
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo
 
-test: .venv/dev
-	$(BIN)/python -m pytest
-
-# half an hour: real processes that are really killed, every file damaged in thousands of ways; the table goes into the README
-reliability: .venv/dev
-	$(BIN)/python -m pytest tests/reliability --long --timeout 7200
-	$(BIN)/python benchmarks/readme.py
+check: lint
+	$(PYTEST) -m "not integration and not browser and not slow and not slurm and not gpu"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
-# strict: a package that could not be looked up is else passed over, and the audit of nothing succeeds
+test: .venv/dev
+	$(PYTEST) -m "not slow and not slurm and not gpu"
+
+slow: .venv/dev .venv/loggers
+	$(PYTEST) -m "slow and not slurm and not gpu" --timeout 2400
+
+# half an hour: real processes that are killed, every file damaged in thousands of ways; writes the README's table
+reliability: .venv/dev
+	$(PYTEST) tests/reliability --long --timeout 7200
+	$(BIN)/python benchmarks/readme.py
+
+# --strict, because otherwise a package that cannot be looked up counts as safe
 audit: .venv/audit
 	@$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt \
 		> .venv/audit.txt 2>&1 || { \
@@ -34,7 +43,7 @@ audit: .venv/audit
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-# torch first and alone: without it being there, other packages would ask for its largest build
+# torch first and alone: if it is missing, other packages ask for its largest build
 .venv/demo: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) torch
 	$(INSTALL) --editable ".[demo]"
@@ -43,6 +52,10 @@ audit: .venv/audit
 .venv/dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) torch
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+.venv/loggers: .venv/dev
+	$(INSTALL) --editable ".[loggers]"
 	touch $@
 
 .venv/audit: constraints.txt | .venv/bin/python

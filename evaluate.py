@@ -2,42 +2,41 @@
 
 from pathlib import Path
 
-from bertlens import build
 from bertlens.cli.launch import launch
-from bertlens.config import EvaluateConfig, check_evaluate
-from bertlens.explanations.explainer import Explainer, write_first_reviews
-from bertlens.model.checkpoint import read_checkpoint, restore
-from bertlens.run.folder import Stages, write_figures, write_metrics, write_predictions
-from bertlens.run.summary import print_result
-from bertlens.training.metrics import figures
+from bertlens.config import EvaluateConfig
+from bertlens.run.folder import Run, find_checkpoint, write_predictions
 
 
-def evaluate(config: EvaluateConfig, run_folder: Path) -> dict[str, float]:
-    """The metrics of a checkpoint on the test split; writes them, the figures and every review's probabilities."""
-    check_evaluate(config)
-    stages = Stages()
-    with stages("model"):
-        checkpoint = read_checkpoint(Path(config.checkpoint))
+def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
+    """Write the metrics of a checkpoint on the test split, the figures and each review's probabilities."""
+    from bertlens import build
+    from bertlens.model.checkpoint import read_checkpoint, restore
+    from bertlens.report.figures import figures
+    from bertlens.run import summary
+
+    path = find_checkpoint(config.checkpoint)
+    with run.stage("model"):
+        checkpoint = read_checkpoint(path)
         classifier, tokenizer = restore(checkpoint)
-    with stages("data"):
-        data = build.evaluation_data(config, checkpoint.info, tokenizer)
+    info = checkpoint.info
+    with run.stage("data"):
+        data = build.evaluation_data(config, info, tokenizer)
         data.setup("test")
-    with stages("test", num_reviews=len(data.pieces["test"])):
-        module = build.measured(config, classifier, checkpoint.info, data)
+    run.begin(config)
+    with run.stage("test") as stage:
+        module = build.measure(config, classifier, info, data)
+        stage.num_reviews = module.num_reviews["test"]
     metrics = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
     if module.trainer.is_global_zero:
-        _, labels, probabilities = module.test_result
-        names = checkpoint.info.label_names
-        write_figures(run_folder, figures(labels, probabilities, names))
-        write_predictions(
-            run_folder / "predictions.parquet", data.reviews["test"]["text"], labels, probabilities, names
-        )
+        rows, labels, probabilities = module.test_result
+        run.write_figures(figures(labels, probabilities, info.label_names))
+        texts = data.reviews["test"].select(rows.tolist())["text"]
+        write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
         if config.report:
-            explainer = Explainer(classifier, tokenizer, checkpoint.info)
-            write_first_reviews(run_folder, explainer, data.reviews["test"], facts={"checkpoint": config.checkpoint})
-        print_result(write_metrics(run_folder, metrics, stages, checkpoint=config.checkpoint), run_folder)
+            summary.write_sample_report(run, info, classifier, data, module, facts={"checkpoint": str(path)})
+        summary.print_result(run.write_metrics(metrics, checkpoint=str(path)), run.folder)
     return metrics
 
 
 if __name__ == "__main__":
-    launch("evaluate", evaluate)
+    launch("evaluate", evaluate, conf=Path(__file__).parent / "conf")

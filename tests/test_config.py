@@ -1,50 +1,48 @@
-"""conf/ and its schema say the same, and what a user gets wrong is named in one line."""
+"""Settings stand in one place each, conf/ fits them, and what a user gets wrong is named in one line."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
-from bertlens.cli.command_line import _shared_store, spelt_out
-from bertlens.cli.launch import help_text, one_line
-from bertlens.config import CONF, SCHEMAS, check_train, keys_of, typed
+from bertlens.cli.command_line import for_hydra, resume_command
+from bertlens.cli.launch import read_config
+from bertlens.cli.messages import one_line
+from bertlens.config import SCHEMAS, TrainConfig
 from bertlens.errors import InputError
-from bertlens.targets import ALLOWED_NAMES, check_names
+from bertlens.system.settings import keys, problems, type_names
+from bertlens.training.settings import TrainerSettings
 
+REPOSITORY = Path(__file__).parents[1]
+CONF = REPOSITORY / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 def composed(name: str, *overrides: str):
     GlobalHydra.instance().clear()
+    for each, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{each}_schema", node=schema)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, [*overrides, "hydra/job_logging=none"])
+        return compose(name, ["logger=none", *overrides] if name == "train" else list(overrides))
 
 
-def dotted(node, prefix=""):
-    for key, value in node.items():
-        if hasattr(value, "items") and prefix + key not in ("model.published.sha256", "callbacks", "sha256"):
-            yield from dotted(value, f"{prefix}{key}.")
-        elif not hasattr(value, "items") or prefix + key in ("callbacks",) or key == "sha256":
-            yield prefix + key
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_conf_has_every_key_of_the_schema_and_no_other(name):
-    values = OmegaConf.to_container(composed(name))
-    assert set(dotted(values)) == set(keys_of(SCHEMAS[name]))
+def config_of(*overrides: str) -> TrainConfig:
+    return read_config(composed("train", *overrides))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_presets_fit_the_schema(experiment):
-    config = typed(composed("train", f"experiment={experiment}"), SCHEMAS["train"])
-    check_train(config)
+    config_of(f"experiment={experiment}")
 
 
-def test_notebook_preset_is_the_notebook():
-    config = typed(composed("train", "experiment=notebook"), SCHEMAS["train"])
+def test_the_notebook_preset_is_the_notebook():
+    config = config_of("experiment=notebook")
     assert (config.optimizer.lr, config.trainer.max_epochs, config.data.batch_size) == (5e-5, 2, 32)
     assert (config.data.padding, config.data.max_length, config.model.attention_mask) == ("max_length", 256, False)
     assert config.model.frozen_dropout
@@ -52,85 +50,42 @@ def test_notebook_preset_is_the_notebook():
     assert (config.checkpoint.keep, config.print_every) == ("last", 10)
 
 
-def refusal(content) -> str:
-    with pytest.raises(InputError) as caught:
-        check_names(OmegaConf.create(content))
-    return str(caught.value)
+def test_the_defaults_are_the_recipe():
+    config = config_of()
+    assert (config.optimizer.lr, config.trainer.max_epochs, config.data.batch_size) == (5e-5, 2, 32)
+    assert (config.model.trainable_layers, config.data.max_length, config.data.cleaning) == (1, 256, "notebook")
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "pytorch_lightning.callbacks.model_checkpoint.os.system",
-        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-        "pytorch_lightning.callbacks.__builtins__",
-        "pytorch_lightning.callbacks.",
-        "pytorch_lightning.callbacks.Timer ",
-        "pytorch_lightning.loggers.CSVLogger",
-        "bertlens.run.sweep.SweepTable.on_multirun_end",
-        "",
-        None,
-        1,
-        ["pytorch_lightning.callbacks.Timer"],
-        {"a": "b"},
-        "${allowed}",
-        "pytorch_lightning.callbacks.${name}",
-        "${oc.env:HOME}",
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("place", ["callbacks", "hydra", "data", "list"])
-def test_only_whole_known_names_may_be_targets(target, place):
-    node = {"x": {"_target_": target}}
-    content = {"allowed": "pytorch_lightning.callbacks.Timer", "name": "Timer"}
-    content[place] = [{"a": [node]}] if place == "list" else {"a": {"_target_": content["allowed"], "b": node}}
-    where = "list.0.a.0.x._target_=" if place == "list" else f"{place}.a.b.x._target_="
-    assert where in refusal(content)
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_each_key_has_a_meaning_and_a_type(name):
+    for key, known in keys(SCHEMAS[name]).items():
+        assert known.meaning, key
+        assert known.affects in ("steps", "results", "nothing"), key
+        assert type_names(SCHEMAS[name])[key], key
 
 
-def test_what_may_be_named_passes_and_is_there():
-    for kind, names in ALLOWED_NAMES.items():
-        for name in names:
-            check_names(OmegaConf.create({"a": [{kind if kind != "ext://" else "stream": name}]}))
-    assert "pytorch_lightning.callbacks.LearningRateMonitor" in ALLOWED_NAMES["_target_"]
+def test_trainer_takes_what_lightnings_trainer_takes():
+    import inspect
+
+    import pytorch_lightning as pl
+
+    theirs = set(inspect.signature(pl.Trainer).parameters)
+    assert theirs - set(keys(TrainerSettings)) == {"callbacks", "logger", "plugins", "use_distributed_sampler"}
+    for name in keys(TrainerSettings):
+        default = inspect.signature(pl.Trainer).parameters[name].default
+        assert getattr(TrainerSettings(), name) == default, name
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ({"a": "${oc.create:{_target_:os.system}}"}, "a._target_=os.system"),
-        ({"a": "${oc.decode:'{_target_: os.system}'}"}, "a._target_=os.system"),
-        ({"a": "${b}", "b": {"c": [{"_target_": "os.system"}]}}, "a.c.0._target_=os.system"),
-        ({"a": "${oc.decode:${hydra:job.name}}"}, "has no value before the run"),
-        ({"a": "${oc.${b}:${hydra:job.name}}", "b": "decode"}, "has no value before the run"),
-        ({"a": {"b": "${a}", "_target_": "os.system"}}, "a._target_=os.system"),
-        ({"class": "subprocess.Popen"}, "only handlers of logging"),
-        ({"class": "logging.os.system"}, "only handlers of logging"),
-        ({"()": "os.system"}, "only colorlog.ColoredFormatter"),
-        ({"stream": "ext://os.system"}, "only ext://sys.stdout"),
-        ({"stream": "${a}s.system", "a": "ext://o"}, "only ext://sys.stdout"),
-    ],
-    ids=str,
-)
-def test_what_an_interpolation_and_logging_may_name(content, problem):
-    from hydra.core.hydra_config import HydraConfig
-
-    assert not HydraConfig.initialized() or HydraConfig.instance().cfg is None
-    assert problem in refusal(content)
-
-
-@pytest.mark.parametrize(
-    "text", ["${hydra.runtime.output_dir}/x", "${hydra:job.num}", "${hydra.job.num}_${oc.env:HOME}"]
-)
-def test_what_is_known_in_the_run_only_passes_as_text(text):
-    check_names(OmegaConf.create({"a": text, "hydra": {"runtime": {"output_dir": "???"}, "job": {"num": "???"}}}))
-
-
-def test_help_has_a_line_for_every_key():
-    lines = help_text("train").splitlines()
-    for key, meaning in keys_of(SCHEMAS["train"]).items():
-        assert any(line.split()[:1] == [key] and line.endswith(meaning.replace("$", "$$")) for line in lines), key
+def test_what_decides_the_steps_is_said_at_each_key():
+    deciding = {key for key, known in keys(TrainConfig).items() if known.affects == "steps"}
+    assert {
+        "optimizer.lr",
+        "data.batch_size",
+        "trainer.precision",
+        "trainer.gradient_clip_algorithm",
+        "seed",
+    } <= deciding
+    assert not {"trainer.max_epochs", "trainer.profiler", "features.cache", "cache_dir", "report"} & deciding
 
 
 @pytest.mark.parametrize(
@@ -139,74 +94,116 @@ def test_help_has_a_line_for_every_key():
         (["trainer.max_epochs=many"], "trainer.max_epochs"),
         (["optimizer.lr=fast"], "optimizer.lr"),
         (["data.header=perhaps"], "data.header"),
+        (["trainer=5"], "trainer"),
+        (["+optimizer.momentum=0.9"], "optimizer.momentum: no such key"),
+        (["+nonsense=1"], "nonsense: no such key"),
+        (["optimizer.lrr=1"], "optimizer.lrr: no such key; did you mean optimizer.lr?"),
+        (["lr=1"], "did you mean optimizer.lr?"),
+        (["data.max_lenght=3"], "did you mean data.max_length?"),
+        (["trainer.precisio=16-mixed"], "did you mean trainer.precision?"),
+        (["model=bert_huge"], "model/bert_huge"),
+        (["seed=${seed}"], "seed"),
+        (["seed=${nowhere}"], "nowhere"),
+        (["data.batch_size=0"], "data.batch_size=0: must be at least 1"),
+        (["optimizer.lr=nan"], "optimizer.lr=nan: give a finite number"),
+        (["data.text_column=' '"], "data.text_column= : empty"),
+        (["data.truncation=middle"], "data.truncation=middle: choose one of head, tail, head_tail"),
+        (["trainer.devices=99"], "trainer.devices=99"),
+        (["trainer.overfit_batches=2", "trainer.fast_dev_run=true"], "trainer.overfit_batches"),
     ],
+    ids=str,
 )
-def test_a_value_of_the_wrong_type_is_named(overrides, named):
-    with pytest.raises(InputError, match=named):
-        typed(composed("train", *overrides), SCHEMAS["train"])
+def test_a_mistake_is_one_line_that_names_it(overrides, named):
+    with pytest.raises(Exception) as caught:
+        config_of(*overrides)
+    line = one_line(caught.value, TrainConfig)
+    assert named in line
+    assert "\n" not in line
 
 
-def test_problems_across_keys_come_together():
-    config = typed(
-        composed(
-            "train",
+def test_problems_of_all_sections_come_together():
+    with pytest.raises(InputError) as caught:
+        config_of(
             "model.attention_mask=false",
             "features.dtype=int4",
             "checkpoint.keep=worst",
-            "trainer.max_epochs=0",
-            "+callbacks.evil._target_=os.system",
-        ),
-        SCHEMAS["train"],
-    )
-    with pytest.raises(InputError) as caught:
-        check_train(config)
+            "trainer.max_epochs=-3",
+            "model.trainable_layers=true",
+            "seed=-1",
+        )
     for key in (
         "data.padding",
         "features.dtype",
         "checkpoint.keep",
         "trainer.max_epochs",
-        "callbacks.evil._target_",
+        "model.trainable_layers",
+        "seed",
     ):
         assert key in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("argument", "meant"),
-    [
-        ("optimizer.lrr=1", "optimizer.lr"),
-        ("lr=1", "optimizer.lr"),
-        ("trainer.epochs=3", "trainer.max_epochs"),
-        ("data.max_lenght=3", "data.max_length"),
-    ],
-)
-def test_a_misspelt_key_names_the_nearest(argument, meant):
-    with pytest.raises(InputError, match=f"did you mean {meant}"):
-        spelt_out(argument, SCHEMAS["train"])
+def test_a_class_of_ones_own_takes_part_in_the_checks():
+    assert list(problems(TrainConfig())) == []
 
 
 @pytest.mark.parametrize(
     "argument",
-    ["optimizer.lr=1e-5,2e-5", "experiment=demo", "model=minilm", "hydra/launcher=joblib", "hydra.run.dir=x", "-m"],
+    [
+        "optimizer.lr=1e-5,2e-5",
+        "experiment=demo",
+        "model=minilm",
+        "hydra/launcher=joblib",
+        "hydra.run.dir=x",
+        "~logger",
+    ],
 )
 def test_right_arguments_pass(argument):
-    assert spelt_out(argument, SCHEMAS["train"]) == argument
+    assert for_hydra([argument], TrainConfig) == [argument]
 
 
 @pytest.mark.parametrize("text", ["I can't, really: it's 100% (dull)", "a = b\\c", "null", "1e5", "你好!"])
 def test_a_text_of_ones_own_needs_no_quoting(text):
-    override = OverridesParser.create().parse_override(spelt_out(f"text={text}", SCHEMAS["visualize"]))
-    assert str(override.value()) == text
+    [argument] = for_hydra([f"text={text}"], SCHEMAS["visualize"])
+    assert str(OverridesParser.create().parse_override(argument).value()) == text
 
 
-def test_checkpoint_is_short_for_its_path():
-    assert spelt_out("checkpoint=a/b.ckpt", SCHEMAS["train"]) == "checkpoint.path=a/b.ckpt"
-    assert spelt_out("checkpoint=a/b.ckpt", SCHEMAS["evaluate"]) == "checkpoint=a/b.ckpt"
+def test_short_forms_are_written_out():
+    assert for_hydra(["checkpoint=a/b.ckpt"], TrainConfig) == ["checkpoint.path=a/b.ckpt"]
+    assert for_hydra(["checkpoint=a/b.ckpt"], SCHEMAS["evaluate"]) == ["checkpoint=a/b.ckpt"]
+    assert for_hydra(["checkpoint=a b=c.ckpt"], SCHEMAS["evaluate"]) == ["checkpoint='a b=c.ckpt'"]
+    assert for_hydra(["logger=false"], TrainConfig) == ["logger=none"]
+    assert for_hydra(["data.train_file=a.csv"], TrainConfig) == ["data.train_file=a.csv", "data=files"]
 
 
 def test_a_sweep_over_depth_asks_for_one_store_that_serves_all():
-    assert _shared_store(["-m", "model.trainable_layers=0,2,1"])[-1] == "features.max_trainable_layers=2"
-    for kept in (["model.trainable_layers=2"], ["-m", "model.trainable_layers=1,2", "features.max_trainable_layers=3"]):
-        assert _shared_store(kept) == kept
+    assert "features.max_trainable_layers=2" in for_hydra(["-m", "model.trainable_layers=0,2,1"], TrainConfig)
+    assert for_hydra(["model.trainable_layers=2"], TrainConfig) == ["model.trainable_layers=2"]
+
+
+def test_a_sweeps_jobs_are_named_by_what_varies():
+    arguments = for_hydra(["-m", "model=minilm", "data.path=/a/b", "optimizer.lr=1e-5,2e-5"], TrainConfig)
+    assert arguments[-1] == "hydra.job.config.override_dirname.exclude_keys=['model','data.path']"
+    assert (
+        for_hydra(arguments, TrainConfig) == arguments
+    )  # Lightning starts further processes with what was written out
+
+
+def test_resume_takes_over_what_the_run_was_given(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- model=minilm\n- optimizer.lr=1e-3\n- resume=auto\n")
+    found = for_hydra([f"resume={tmp_path}", "optimizer.lr=2e-3"], TrainConfig)
+    assert found == ["model=minilm", f"hydra.run.dir='{tmp_path}'", "optimizer.lr=2e-3", "resume=auto"]
+    assert for_hydra(found, TrainConfig) == found
+    with pytest.raises(InputError, match="no run's folder"):
+        for_hydra([f"resume={tmp_path / 'nowhere'}"], TrainConfig)
+
+
+def test_the_command_that_goes_on():
+    assert resume_command(["seed=1"], "outputs/a", in_sweep=False) == "python train.py resume=outputs/a"
+    assert (
+        resume_command(["-m", "seed=1,2"], "outputs/a", in_sweep=True)
+        == "python train.py -m hydra.sweep.dir=outputs/a resume=auto seed=1,2"
+    )
 
 
 def test_an_error_is_one_line_without_control_characters():
@@ -215,5 +212,24 @@ def test_an_error_is_one_line_without_control_characters():
 
 
 def test_every_conf_file_says_what_it_is():
-    for path in Path(CONF).rglob("*.yaml"):
+    for path in CONF.rglob("*.yaml"):
         assert path.read_text(encoding="utf-8").startswith("#"), path
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("arguments", [["--help"], ["--help", "optimizer"], ["optimizer.lrr=1"], ["--version"]])
+def test_the_command_line_is_answered_before_anything_heavy_is_imported(arguments, tmp_path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train.py', *{arguments!r}]\n"
+        "try:\n"
+        f"    runpy.run_path({str(REPOSITORY / 'train.py')!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pytorch_lightning', 'datasets', 'pyarrow', 'tokenizers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 10
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())

@@ -10,30 +10,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bertlens.config import CONF, SCHEMAS, typed
 from bertlens.errors import InputError
 from bertlens.features.store import FeatureStores
 from bertlens.model.checkpoint import read_checkpoint, restore
 from bertlens.model.classifier import ReviewClassifier
 
-sys.path.insert(0, str(CONF.parent))
-from evaluate import evaluate
-from train import train
-
-
-def run(task, folder: Path, *overrides: str):
-    name = task.__name__
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(compose(name, list(overrides)), SCHEMAS[name])
-    return task(config, folder)
+REPOSITORY = Path(__file__).parents[1]
 
 
 def command(name: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(CONF.parent / f"{name}.py"), *arguments],
+        [sys.executable, str(REPOSITORY / f"{name}.py"), *arguments],
         cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
         capture_output=True,
@@ -46,8 +35,8 @@ def written(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_a_run_writes_what_the_readme_says(tiny_run, tmp_path):
-    run(train, tmp_path / "run", *tiny_run, "seed=7")
+def test_a_run_writes_what_the_readme_says(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "run", *tiny_run, "seed=7")
     content = written(tmp_path / "run")
     assert {"val/accuracy", "test/accuracy", "test/f1", "test/auroc", "test/loss"} <= set(content["metrics"])
     assert content["seed"] == 7
@@ -55,23 +44,23 @@ def test_a_run_writes_what_the_readme_says(tiny_run, tmp_path):
     assert content["seconds"]["fit"] > 0
     assert content["reviews_per_second"]["test"] > 0
     assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0, "tensors": 0})
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "train/accuracy", "val/accuracy", "val/f1", "val/auroc", "test/accuracy"} <= set(
         tags["scalars"]
     )
     assert any(tag.startswith("lr-") for tag in tags["scalars"])
-    assert "test/confusion_matrix" in tags["images"]
+    assert "test_figures/confusion_matrix" in tags["images"]
     assert any("positive" in tag for tag in tags["tensors"])
     assert "_hparams_/session_start_info" in {*events.summary_metadata} | {*tags.get("tensors", [])}
 
 
 @pytest.mark.parametrize("cache", ["auto", "off"])
-def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache):
-    reported = run(train, tmp_path / "run", *tiny_run, f"features.cache={cache}")
-    again = run(
-        evaluate,
+def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache, run_task):
+    reported = run_task("train", tmp_path / "run", *tiny_run, f"features.cache={cache}")
+    again = run_task(
+        "evaluate",
         tmp_path / "again",
         f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}",
         f"cache_dir={tmp_path / 'cache'}",
@@ -86,23 +75,25 @@ def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache)
         assert (tmp_path / "again" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch):
-    run(train, tmp_path / "run", *tiny_run)
+def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch, run_task):
+    run_task("train", tmp_path / "run", *tiny_run)
     checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
     monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
     prefixes = []
     monkeypatch.setattr(
         ReviewClassifier, "prefix", lambda self, inputs, *a, **o: prefixes.append(inputs.dtype) or inputs
     )
-    run(evaluate, tmp_path / "again", checkpoint, f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu")
+    run_task("evaluate", tmp_path / "again", checkpoint, f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu")
     assert prefixes
     assert all(dtype.is_floating_point for dtype in prefixes)  # stored rows came, not word-piece ids
     monkeypatch.undo()
     monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
-    run(evaluate, tmp_path / "elsewhere", checkpoint, f"cache_dir={tmp_path / 'other'}", "trainer.accelerator=cpu")
+    run_task(
+        "evaluate", tmp_path / "elsewhere", checkpoint, f"cache_dir={tmp_path / 'other'}", "trainer.accelerator=cpu"
+    )
 
 
-def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path):
+def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path, run_task):
     """What the README's figure comes from, on 400 reviews of each split."""
     cache = f"cache_dir={tmp_path / 'cache'}"
     overrides = [
@@ -113,15 +104,15 @@ def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path):
         "optimizer.lr=5e-4",
         "trainer.max_epochs=6",
     ]
-    reported = run(train, tmp_path / "run", *overrides, "trainer.accelerator=cpu", "trainer.devices=1")
+    reported = run_task("train", tmp_path / "run", *overrides, "trainer.accelerator=cpu", "trainer.devices=1")
     assert reported["test/accuracy"] > 0.65  # of 400 training reviews; all of them give 0.86
     checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
-    again = run(evaluate, tmp_path / "again", checkpoint, cache, "trainer.accelerator=cpu")
+    again = run_task("evaluate", tmp_path / "again", checkpoint, cache, "trainer.accelerator=cpu")
     assert again["test/accuracy"] == reported["test/accuracy"].item()
 
 
-def test_evaluate_takes_a_test_file_of_ones_own(tiny_run, tmp_path, tiny_reviews):
-    run(train, tmp_path / "run", *tiny_run, "trainer.max_epochs=1")
+def test_evaluate_takes_a_test_file_of_ones_own(tiny_run, tmp_path, tiny_reviews, run_task):
+    run_task("train", tmp_path / "run", *tiny_run, "trainer.max_epochs=1")
     rows = pq.read_table(tiny_reviews / "test.parquet").to_pydict()
     names = {"words.tsv": ["neg", "pos"], "numbers.tsv": ["0", "1"], "other.tsv": ["neg", "so so"]}
     for name, labels in names.items():
@@ -132,17 +123,17 @@ def test_evaluate_takes_a_test_file_of_ones_own(tiny_run, tmp_path, tiny_reviews
         f"cache_dir={tmp_path / 'cache'}",
         "trainer.accelerator=cpu",
     ]
-    expected = run(evaluate, tmp_path / "parquet", *options)
+    expected = run_task("evaluate", tmp_path / "parquet", *options)
     for name in ("words.tsv", "numbers.tsv"):
-        found = run(evaluate, tmp_path / name.split(".")[0], *options, f"data.test_file={tmp_path / name}")
+        found = run_task("evaluate", tmp_path / name.split(".")[0], *options, f"data.test_file={tmp_path / name}")
         assert found == expected
     with pytest.raises(InputError, match="'so so'"):
-        run(evaluate, tmp_path / "other", *options, f"data.test_file={tmp_path / 'other.tsv'}")
+        run_task("evaluate", tmp_path / "other", *options, f"data.test_file={tmp_path / 'other.tsv'}")
 
 
-def test_it_learns(tiny_run, tmp_path):
-    metrics = run(
-        train, tmp_path / "run", *tiny_run, "trainer.max_epochs=8", "model.trainable_layers=all", "optimizer.lr=3e-3"
+def test_it_learns(tiny_run, tmp_path, run_task):
+    metrics = run_task(
+        "train", tmp_path / "run", *tiny_run, "trainer.max_epochs=8", "model.trainable_layers=all", "optimizer.lr=3e-3"
     )
     assert metrics["test/accuracy"] > 0.9
 
@@ -151,24 +142,26 @@ def parameters(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
     return read_checkpoint(folder / "checkpoints" / f"{name}.ckpt").parameters
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path, run_task):
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        run(train, tmp_path / name, *tiny_run, f"seed={seed}", "test=false")
+        run_task("train", tmp_path / name, *tiny_run, f"seed={seed}", "test=false")
     one, same, other = (parameters(tmp_path / name) for name in ("one", "same", "other"))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path):
+def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path, run_task):
     for cache in ("on", "off"):
-        run(train, tmp_path / cache, *tiny_run, f"features.cache={cache}", "features.dtype=float32", "test=false")
+        run_task(
+            "train", tmp_path / cache, *tiny_run, f"features.cache={cache}", "features.dtype=float32", "test=false"
+        )
     stored, direct = parameters(tmp_path / "on"), parameters(tmp_path / "off")
     for name in stored:
         torch.testing.assert_close(stored[name], direct[name], atol=2e-4, rtol=0)
 
 
-def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path):
-    run(train, tmp_path / "run", *tiny_run, "test=false")
+def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "run", *tiny_run, "test=false")
     raw = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     names = {name.removeprefix("classifier.") for name in raw["state_dict"]}
     assert all(name.startswith(("bert.encoder.layer.2.", "head.")) for name in names)
@@ -176,8 +169,8 @@ def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path)
     assert raw["bertlens"]["label_names"] == ["negative", "positive"]
 
 
-def test_a_whole_model_needs_no_published_weights(tiny_run, tiny_model, tmp_path):
-    reported = run(train, tmp_path / "run", *tiny_run, "checkpoint.whole_model=true")
+def test_a_whole_model_needs_no_published_weights(tiny_run, tiny_model, tmp_path, run_task):
+    reported = run_task("train", tmp_path / "run", *tiny_run, "checkpoint.whole_model=true")
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert {"bert.embeddings.word_embeddings.weight", "head.bias"} <= set(checkpoint.parameters)
     gone = checkpoint.info.pretrained.__class__(name=str(tmp_path / "gone"))
@@ -187,16 +180,16 @@ def test_a_whole_model_needs_no_published_weights(tiny_run, tiny_model, tmp_path
     assert reported["test/accuracy"] >= 0
 
 
-def test_resuming_goes_on_from_the_epoch_it_stopped_at(tiny_run, tmp_path):
-    run(train, tmp_path / "whole", *tiny_run, "trainer.max_epochs=4", "test=false")
-    run(train, tmp_path / "half", *tiny_run, "trainer.max_epochs=2", "test=false")
+def test_resuming_goes_on_from_the_epoch_it_stopped_at(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "whole", *tiny_run, "trainer.max_epochs=4", "test=false")
+    run_task("train", tmp_path / "half", *tiny_run, "trainer.max_epochs=2", "test=false")
     last = tmp_path / "half" / "checkpoints" / "last.ckpt"
-    run(train, tmp_path / "rest", *tiny_run, "trainer.max_epochs=4", f"checkpoint.path={last}", "test=false")
+    run_task("train", tmp_path / "rest", *tiny_run, "trainer.max_epochs=4", f"checkpoint.path={last}", "test=false")
     whole, rest = parameters(tmp_path / "whole"), parameters(tmp_path / "rest")
     assert all(torch.equal(whole[name], rest[name]) for name in whole)
 
 
-def test_own_files_with_named_classes(tiny_run, tmp_path, tiny_reviews):
+def test_own_files_with_named_classes(tiny_run, tmp_path, tiny_reviews, run_task):
     table = pq.read_table(tiny_reviews / "train.parquet").to_pydict()
     names = ["so so", "dull $1", "great"]
     for split in ("train", "test"):
@@ -206,8 +199,8 @@ def test_own_files_with_named_classes(tiny_run, tmp_path, tiny_reviews):
                 file.write(f"{text}\t{names[0] if index % 5 == 0 else names[1 + table['label'][index]]}\n")
     overrides = [override for override in tiny_run if not override.startswith("data.path")]
     own = [f"data.{split}_file={tmp_path / split}.tsv" for split in ("train", "test")]
-    metrics = run(
-        train, tmp_path / "run", "data=files", *overrides, *own, "data.text_column=body", "data.label_column=verdict"
+    metrics = run_task(
+        "train", tmp_path / "run", "data=files", *overrides, *own, "data.text_column=body", "data.label_column=verdict"
     )
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt").info.label_names == sorted(names)
     assert 0 <= metrics["test/accuracy"] <= 1
@@ -231,31 +224,31 @@ def test_own_files_with_named_classes(tiny_run, tmp_path, tiny_reviews):
         (["optimizer.lr=1e-3", "optimizer.head_lr=2"], "optimizer.head_lr"),
     ],
 )
-def test_bad_input_is_named(tiny_run, tmp_path, overrides, named):
+def test_bad_input_is_named(tiny_run, tmp_path, overrides, named, run_task):
     with pytest.raises(InputError) as caught:
-        run(train, tmp_path / "run", *tiny_run, *overrides)
+        run_task("train", tmp_path / "run", *tiny_run, *overrides)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_another_depth_is_refused(tiny_run, tmp_path):
-    run(train, tmp_path / "one", *tiny_run, "test=false", "trainer.max_epochs=1")
+def test_a_checkpoint_of_another_depth_is_refused(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "one", *tiny_run, "test=false", "trainer.max_epochs=1")
     last = tmp_path / "one" / "checkpoints" / "last.ckpt"
     with pytest.raises(InputError, match="trainable_layers was 1 and is 2"):
-        run(train, tmp_path / "two", *tiny_run, f"checkpoint.path={last}", "model.trainable_layers=2")
+        run_task("train", tmp_path / "two", *tiny_run, f"checkpoint.path={last}", "model.trainable_layers=2")
 
 
-def test_changed_published_weights_are_refused(tiny_run, tiny_model, tmp_path):
+def test_changed_published_weights_are_refused(tiny_run, tiny_model, tmp_path, run_task):
     import shutil
 
     copied = tmp_path / "model"
     shutil.copytree(tiny_model, copied)
-    run(train, tmp_path / "run", *tiny_run, f"model.pretrained={copied}", "test=false", "trainer.max_epochs=1")
+    run_task("train", tmp_path / "run", *tiny_run, f"model.pretrained={copied}", "test=false", "trainer.max_epochs=1")
     data = bytearray((copied / "model.safetensors").read_bytes())
     data[-5] ^= 1
     (copied / "model.safetensors").write_bytes(data)
     with pytest.raises(InputError, match="SHA-256"):
-        run(evaluate, tmp_path / "again", f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}")
+        run_task("evaluate", tmp_path / "again", f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}")
 
 
 @pytest.mark.integration
@@ -331,13 +324,13 @@ def test_help_lists_keys(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("cache", ["auto", "off"])
-def test_two_processes_give_the_accuracy_of_one(tiny_run, tmp_path, cache):
+def test_two_processes_give_the_accuracy_of_one(tiny_run, tmp_path, cache, run_task):
     arguments = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=two"]
     done = command("train", *tiny_run, f"features.cache={cache}", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reported = written(tmp_path / "two")["metrics"]["test/accuracy"]
-    alone = run(
-        evaluate,
+    alone = run_task(
+        "evaluate",
         tmp_path / "again",
         f"checkpoint={tmp_path / 'two' / 'checkpoints' / 'best.ckpt'}",
         f"cache_dir={tmp_path / 'cache'}",

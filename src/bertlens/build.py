@@ -1,11 +1,11 @@
-"""The one place where configuration becomes objects. Behind it nothing knows of Hydra."""
+"""The one place where configuration becomes objects, and where a model moves to a device."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import hydra.utils
 import pytorch_lightning as pl
@@ -13,294 +13,308 @@ import torch
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 
-from bertlens.config import DECISIVE, EvaluateConfig, ModelConfig, TrainConfig, VisualizeConfig, check_train, values_of
-from bertlens.data.batching import BatchSettings, TokenRows
-from bertlens.data.datamodule import SPLITS, ReviewDataModule
-from bertlens.data.reviews import ReviewSettings, check_reviews
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
+from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
+from bertlens.data.datamodule import ReviewDataModule
+from bertlens.data.splits import SPLITS
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
-from bertlens.features.store import ComputedBatches, FeatureRows, FeatureSettings, FeatureStores
-from bertlens.model.checkpoint import (
-    AtomicCheckpointIO,
-    CheckpointInfo,
-    ModelSettings,
-    build_classifier,
-    load_published,
+from bertlens.features.prefix import ComputedBatches
+from bertlens.features.rows import FeatureRows
+from bertlens.features.settings import FeatureSettings
+from bertlens.features.store import FeatureStores, clear
+from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
+from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
+from bertlens.model.pretrained import Pretrained
+from bertlens.model.settings import ModelSettings
+from bertlens.run.folder import Run, relative, settings_of_the_steps
+from bertlens.training.callbacks import (
+    BestCheckpoint,
+    IterationLines,
+    LastCheckpoint,
+    StopOnRequest,
+    check_monitors,
+    kept_checkpoint,
+    load_weights,
 )
-from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.pretrained import Pretrained, PretrainedSettings
-from bertlens.run.folder import relative
-from bertlens.training.callbacks import BestCheckpoint, IterationLines, LastCheckpoint
+from bertlens.training.checkpoint_io import AtomicCheckpointIO
 from bertlens.training.module import ReviewModule
-from bertlens.training.optim import OptimizerSettings
+from bertlens.training.settings import OptimizerSettings
 
 log = logging.getLogger(__name__)
 
-Settings = TypeVar("Settings")
-
-HARDWARE = ("accelerator", "devices", "strategy", "precision")
-REVIEW_PATHS = ("path", "train_file", "validation_file", "test_file")
+PATHS = ("path", "train_file", "validation_file", "test_file")
+DEFAULT_PRECISION = "32-true"
 
 
-def settings(kind: type[Settings], config: Any, **given: Any) -> Settings:
-    """The fields of `kind` as `config` has them under the same names; `given` ones as given."""
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in vars(config).items() if name in names} | given)
+def make_paths_absolute(data: DataSettings) -> DataSettings:
+    """Return the settings with whole paths: a checkpoint may be evaluated from another folder."""
+    paths = {name: getattr(data, name) for name in PATHS if getattr(data, name) is not None}
+    absolute: dict[str, Any] = {name: _absolute(path) for name, path in paths.items()}
+    return dataclasses.replace(data, **absolute)
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
-def pretrained_settings(config: ModelConfig) -> PretrainedSettings:
-    """Where the weights come from; the pins apply to the model they were made for."""
-    if Path(config.pretrained).expanduser().is_dir():
-        return PretrainedSettings(name=str(_absolute(config.pretrained)))
-    if config.pretrained != config.published.name:
-        return PretrainedSettings(name=config.pretrained)
-    return settings(PretrainedSettings, config.published)
+def locate_model(model: ModelSettings) -> ModelSettings:
+    """Return the settings with the whole path of a local model."""
+    is_local = Path(model.pretrained).expanduser().is_dir()
+    return dataclasses.replace(model, pretrained=_absolute(model.pretrained)) if is_local else model
 
 
-def tokenizer(config: TrainConfig, pretrained: Pretrained) -> ReviewTokenizer:
+def build_data(config: TrainConfig, pretrained: Pretrained) -> ReviewDataModule:
+    """Return the reviews' data module with the tokenizer of a published model."""
     positions = pretrained.config.max_position_embeddings
     if config.data.max_length > positions:
         raise InputError(f"data.max_length={config.data.max_length}: the model has positions for {positions} pieces")
     lowercase = pretrained.lowercase if config.data.lowercase is None else config.data.lowercase
-    return ReviewTokenizer(pretrained.vocabulary, settings(TokenizerSettings, config.data, lowercase=lowercase))
-
-
-def check(config: TrainConfig) -> None:
-    """Raises one `InputError` with all that the configuration alone has wrong, before anything is read."""
-    problems = []
-    for part in (
-        lambda: check_train(config),
-        lambda: check_reviews(_review_settings(config)),
-        lambda: settings(TokenizerSettings, config.data, lowercase=True),
-        lambda: settings(BatchSettings, config.data),
-        lambda: settings(OptimizerSettings, config.optimizer),
-        lambda: settings(FeatureSettings, config.features),
-        lambda: _check_folder("cache_dir", config.cache_dir),
-    ):
-        try:
-            part()
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("; ".join(problems))
-
-
-def _check_folder(key: str, path: str) -> None:
-    if Path(path).exists() and not Path(path).is_dir():
-        raise InputError(f"{key}={path!r}: a file, not a folder")
-
-
-def _review_settings(config: TrainConfig) -> ReviewSettings:
-    # whole paths: a checkpoint may be evaluated from another folder
-    paths = {name: _absolute(getattr(config.data, name)) for name in REVIEW_PATHS}
-    return settings(ReviewSettings, config.data, **paths)
-
-
-def datamodule(config: TrainConfig, tokenizer: ReviewTokenizer) -> ReviewDataModule:
+    settings = dataclasses.replace(make_paths_absolute(config.data), lowercase=lowercase)
     return ReviewDataModule(
-        _review_settings(config),
-        tokenizer,
-        settings(BatchSettings, config.data),
+        settings,
+        ReviewTokenizer(pretrained.vocabulary, settings),
         mask_padding=config.model.attention_mask,
-        cache=Path(config.cache_dir),
+        cache=cache_folder(config.cache_dir),
         seed=config.seed,
+        fixed_order=bool(config.trainer.overfit_batches),
     )
 
 
-def module(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) -> ReviewModule:
-    """The classifier with its published weights, ready to train. Seed before: the head is drawn here."""
-    values = values_of(config)
-    info = CheckpointInfo(
-        pretrained=pretrained_settings(config.model),
+def cache_folder(path: str) -> Path:
+    folder = Path(path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cache_dir={path!r}: a file, not a folder")
+    return folder
+
+
+def describe_checkpoint(config: TrainConfig, data: ReviewDataModule, pretrained: Pretrained) -> CheckpointInfo:
+    """Return what a checkpoint of this run holds besides parameters."""
+    return CheckpointInfo(
+        model=locate_model(config.model),
+        data=data.settings,
+        frozen_dtype=config.features.dtype,
+        precision=str(config.trainer.precision or DEFAULT_PRECISION),
         sha256=pretrained.sha256,
         config=pretrained.config,
-        model=settings(ModelSettings, config.model, frozen_dtype=config.features.dtype),
-        tokenizer=data.tokenizer.settings,
-        reviews=data.review_settings,
-        batches=data.batches,
         label_names=data.label_names,
-        settings={name: values[name] for name in DECISIVE} | {"training reviews": data.digest("train")},
+        settings=settings_of_the_steps(config) | {"training reviews": data.digest("train")},
         vocabulary=pretrained.vocabulary,
     )
+
+
+def build_published_classifier(info: CheckpointInfo, pretrained: Pretrained) -> ReviewClassifier:
+    """Return the classifier with its published weights, on the CPU. Seed before: the head is drawn here."""
     classifier = build_classifier(info)
     load_published(classifier, pretrained)
-    if config.model.compile:
-        classifier.compile_prefix()
+    return classifier
+
+
+def build_module(config: TrainConfig, classifier: ReviewClassifier, info: CheckpointInfo) -> ReviewModule:
+    whole = config.checkpoint.whole_model
     return ReviewModule(
         classifier,
-        info=info,
-        optimizer=settings(OptimizerSettings, config.optimizer),
-        whole_model=config.checkpoint.whole_model,
+        label_names=info.label_names,
+        optimizer=config.optimizer,
+        record=info.to_dict(whole_model=whole),
+        whole_model=whole,
     )
 
 
-def features(
-    config: TrainConfig, module: ReviewModule, data: ReviewDataModule, device: torch.device, *, sweeping: bool
-) -> dict[str, FeatureRows]:
-    """The stored features of each split, found or built; empty where the run computes them as it goes."""
-    data.compute = computed_features(module, device)
-    chosen = config.features.cache
-    classifier = module.classifier
-    if chosen == "off" or classifier.frozen_depth is None or classifier.frozen_dropout:
-        reason = (
-            "features.cache=off" if chosen == "off" else "no layer is frozen, or dropout is live in the frozen ones"
-        )
-        log.info("features: not stored (%s)", reason)
-        return {}
-    stores = _stores(config.cache_dir, module, data, device, settings(FeatureSettings, config.features))
+def use_features(config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, *, sweeping: bool) -> None:
+    """Give the data module the stored features of each split, found or built, or the way to compute them per batch."""
+    if prefix is None:
+        log.info("features: not stored (no layer is frozen, or the frozen ones have dropout)")
+        return
+    data.compute = functools.partial(ComputedBatches, prefix=prefix)
+    chosen, epochs = config.features.cache, config.trainer.max_epochs
+    if chosen == "off":
+        log.info("features: not stored (features.cache=off)")
+        return
+    stores = build_stores(config.cache_dir, prefix, config.features, tokens_per_batch=config.data.tokens_per_batch)
     splits = [split for split in SPLITS if split != "test" or config.test]
-    rows = {split: data.token_rows(split) for split in splits}
-    found = {split: stores.find(rows[split]) for split in splits}
+    tokens = {split: data.token_rows(split) for split in splits}
+    found = {split: stores.find(tokens[split]) for split in splits}
     if None not in found.values():
         log.info("features: read from the store, nothing to compute")
-    elif chosen == "auto" and config.trainer.max_epochs == 1 and not sweeping:
-        log.info("features: not stored (a single pass over the data; features.cache=on stores them for later runs)")
-        return {}
+    elif chosen == "auto" and epochs == 1 and not sweeping:
+        log.info("features: not stored (each review is read once; features.cache=on stores them for later runs)")
+        return
     else:
-        passes = "a sweep" if sweeping else f"{config.trainer.max_epochs} epochs"
-        log.info("features: stored (features.cache=%s, %s)", chosen, passes)
+        log.info("features: stored (features.cache=%s, %s)", chosen, "a sweep" if sweeping else f"{epochs} epochs")
     try:
-        return {split: found[split] or stores.find_or_build(rows[split], name=split) for split in splits}
+        data.stored = {split: found[split] or stores.find_or_build(tokens[split], name=split) for split in splits}
     except InputError as error:
         if chosen == "on":
             raise
         log.warning("features: not stored (%s)", error)
-        return {}
 
 
-def measured(
-    config: EvaluateConfig | VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
-) -> ReviewModule:
-    """The module after it has measured the test split, from stored features where a run left some."""
-    module = ReviewModule(classifier, info=info)
-    trainer = _trainer(dataclasses.asdict(config.trainer), [], logger=False)
-    device = trainer.strategy.root_device
-    data.stored = stored_features(config.cache_dir, module, data, device)
-    data.compute = computed_features(module, device)
-    trainer.test(module, data, verbose=False)
-    return module
-
-
-def computed_features(
-    module: ReviewModule, device: torch.device
-) -> Callable[[TokenRows, list[list[int]]], ComputedBatches] | None:
-    """How a data module passes over reviews that are in no store; None where nothing is frozen, or not constant."""
-    classifier = module.classifier.to(device)
-    if classifier.frozen_depth is None or classifier.frozen_dropout:
-        return None
-    return partial(ComputedBatches, classifier=classifier, device=device)
-
-
-def stored_features(
-    cache_dir: str, module: ReviewModule, data: ReviewDataModule, device: torch.device
-) -> dict[str, FeatureRows]:
-    """The test split's features where a run left them; nothing is built for a single pass."""
-    if module.classifier.frozen_depth is None or module.classifier.frozen_dropout:
-        return {}
-    found = _stores(cache_dir, module, data, device, FeatureSettings()).find(data.token_rows("test"))
-    return {} if found is None else {"test": found}
-
-
-def _stores(
-    cache_dir: str, module: ReviewModule, data: ReviewDataModule, device: torch.device, chosen: FeatureSettings
+def build_stores(
+    cache_dir: str, prefix: FrozenPrefix, settings: FeatureSettings, *, tokens_per_batch: int
 ) -> FeatureStores:
-    return FeatureStores(
-        features_folder(cache_dir),
-        module.classifier.to(device),
-        settings=chosen,
-        device=device,
-        tokens_per_batch=data.batches.tokens_per_batch,
-    )
+    return FeatureStores(features_folder(cache_dir), prefix, settings=settings, tokens_per_batch=tokens_per_batch)
 
 
 def features_folder(cache_dir: str) -> Path:
-    return Path(cache_dir) / "features"
+    return cache_folder(cache_dir) / "features"
 
 
-def resumed_checkpoint(config: TrainConfig, run_folder: Path) -> Path | None:
-    """The checkpoint to go on from: with resume=auto the run folder's last, else the one that is named."""
-    last = checkpoint_folder(run_folder) / "last.ckpt"
+def clear_features(config: TrainConfig) -> dict[str, Any]:
+    """Remove all stores; a run that does so does nothing else."""
+    print(f"{clear(features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
+    return {}
+
+
+def find_resumed(config: TrainConfig, run: Run) -> Path | None:
+    """Return the checkpoint to go on from: with resume=auto the run folder's last one, else the one that is named."""
     if config.resume == "auto":
-        if last.is_file():
-            return last
-        log.info(
-            "resume=auto: there is no %s yet, so this run starts at %s",
-            relative(last),
-            config.checkpoint.path or "step 0",
-        )
+        if run.last_checkpoint.is_file():
+            return run.last_checkpoint
+        where = config.checkpoint.path or "step 0"
+        log.info("resume=auto: there is no %s yet, so this run starts at %s", relative(run.last_checkpoint), where)
     return None if config.checkpoint.path is None else Path(config.checkpoint.path).expanduser()
 
 
-def checkpoint_folder(run_folder: Path) -> Path:
-    return run_folder / "checkpoints"
+def keeps_checkpoints(trainer: Any) -> bool:
+    """Return whether a run writes checkpoints: not when Lightning only tries it out, or was told not to."""
+    return not (trainer.fast_dev_run or trainer.barebones or trainer.enable_checkpointing is False)
 
 
-def trainer(config: TrainConfig, run_folder: Path, *, resumed: Path | None) -> pl.Trainer:
-    folder = checkpoint_folder(run_folder)
-    callbacks = [_callback(name, settings) for name, settings in config.callbacks.items()]
-    callbacks += [
-        BestCheckpoint(folder, resumed=resumed),
-        LastCheckpoint(folder, every_n_steps=config.checkpoint.every_n_steps),
-    ]
+def load_kept(
+    config: TrainConfig, run: Run, trainer: pl.Trainer, module: ReviewModule, *, resumed: Path | None
+) -> None:
+    """Put the weights to test into the module. Raise `InputError` if no step was trained."""
+    kept = kept_checkpoint(trainer, config.checkpoint.keep)
+    if kept is None:  # fast_dev_run and the like write none: the weights in memory are tested
+        return
+    if not run.last_checkpoint.is_file():
+        limits = ", ".join(f"trainer.{name}={vars(config.trainer)[name]}" for name in ("max_epochs", "max_steps"))
+        cause = f"checkpoint={resumed} is that far already" if resumed is not None else "trainer.limit_train_batches?"
+        raise InputError(f"{limits}: no step was trained ({cause}); raise the limits")
+    load_weights(module, kept)
+
+
+def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.Trainer:
+    """Return the Trainer of a training run, with its callbacks and loggers."""
+    options = vars(config.trainer) | {"default_root_dir": config.trainer.default_root_dir or str(run.folder)}
+    callbacks = [_make(f"callbacks.{name}", node, pl.Callback) for name, node in config.callbacks.items()]
+    loggers = [_make(f"logger.{name}", node, Logger) for name, node in config.logger.items()]
+    if config.trainer.overfit_batches:  # Lightning's own way needs samplers that it can replace
+        options |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), config.trainer.overfit_batches)
+        options["overfit_batches"] = 0.0
+    check_monitors(callbacks)
+    if keeps_checkpoints(config.trainer):
+        callbacks += [
+            BestCheckpoint(run.checkpoints, resumed=resumed),
+            LastCheckpoint(run.checkpoints, every_n_steps=config.checkpoint.every_n_steps),
+        ]
+    else:
+        options["enable_checkpointing"] = False
     if config.print_every is not None:
         callbacks.append(IterationLines(every=config.print_every))
-    logger = TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False)
-    options = dataclasses.asdict(config.trainer)
-    options["enable_progress_bar"] &= config.print_every is None
-    return _trainer(options, callbacks, logger=logger)
+        options["enable_progress_bar"] = False
+    if config.trainer.barebones:  # Lightning then refuses all that takes time besides the steps
+        loggers = []
+        unset = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+        options |= dict.fromkeys((*unset, "num_sanity_val_steps"))
+    trainer = make_trainer(options, callbacks, loggers)
+    if run.in_sweep and trainer.world_size > 1 and not _processes_exist(trainer):
+        raise InputError(
+            f"trainer.devices={config.trainer.devices}: a job of a sweep runs in one process, because Lightning would "
+            "start the whole sweep again; set trainer.devices=1, or run the jobs under SLURM"
+        )
+    return trainer
 
 
-def _callback(name: str, settings: Any) -> pl.Callback:
+def _processes_exist(trainer: pl.Trainer) -> bool:
+    return trainer.strategy.launcher is None
+
+
+def _make(key: str, node: Any, kind: type) -> Any:
+    """Return the object that a part of the configuration names by its _target_."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise InputError(f"{key}: needs a _target_, such as {kind.__module__}.{kind.__name__}")
     try:
-        callback: pl.Callback = hydra.utils.instantiate(settings)
+        made = hydra.utils.instantiate(node)
     except InstantiationException as error:
-        raise InputError(f"callbacks.{name}: {error.__cause__ or error}") from error
-    return callback
+        raise InputError(f"{key}: {_remedy(error.__cause__ or error)}") from error
+    except ModuleNotFoundError as error:
+        raise InputError(f"{key}: {_remedy(error)}") from error
+    if not isinstance(made, kind):
+        raise InputError(f"{key}: {node['_target_']} is no {kind.__name__} of Lightning's")
+    return made
 
 
-def _trainer(options: dict[str, Any], callbacks: list[pl.Callback], *, logger: Any) -> pl.Trainer:
-    if options.get("enable_progress_bar", True):
+def _remedy(error: BaseException) -> str:
+    """Return a message that names the `pip install` of a missing package."""
+    line = " ".join(str(error).split())
+    missing = next((name for name in ("wandb", "mlflow") if name in line.lower()), None)
+    is_missing = isinstance(error, ModuleNotFoundError)
+    return f"{line} (pip install {missing or getattr(error, 'name', '')})" if is_missing else line
+
+
+def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
+    """Return a Trainer. Raise `InputError` for whatever Lightning refuses."""
+    if options.get("enable_progress_bar") is not False and not options.get("barebones"):
         callbacks = [*callbacks, RichProgressBar(refresh_rate=10)]
     try:
         return pl.Trainer(
             **options,
-            callbacks=callbacks,
-            logger=logger,
+            callbacks=[*callbacks, StopOnRequest()],
+            logger=loggers or False,
             plugins=[AtomicCheckpointIO()],
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
+            use_distributed_sampler=False,  # the samplers divide the reviews themselves
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        chosen = ", ".join(f"trainer.{name}={options[name]}" for name in HARDWARE)
-        raise InputError(f"{chosen}: {str(error).splitlines()[0]}") from error
+        line = str(error).splitlines()[0]
+        named = [f"trainer.{name}={value}" for name, value in options.items() if name in line]
+        hardware = [f"trainer.{name}={options[name]}" for name in ("accelerator", "devices", "strategy", "precision")]
+        raise InputError(f"{', '.join(named or hardware)}: {line}") from error
+
+
+def move(classifier: ReviewClassifier, device: torch.device) -> None:
+    """Move a model to the device of a Trainer: the one place where this is done for the frozen part."""
+    classifier.to(device)
+    if classifier.prefix is not None:
+        classifier.prefix.to(device)
 
 
 def evaluation_data(
     config: EvaluateConfig | VisualizeConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer
 ) -> ReviewDataModule:
-    """The test reviews of a checkpoint's run, or others where the configuration names them."""
+    """Return the test reviews of a checkpoint's run, or others where the configuration names them."""
     given = {name: value for name, value in vars(config.data).items() if value is not None}
-    _check_folder("cache_dir", config.cache_dir)
-    if "test_file" in given and "path" in given:
-        raise InputError(f"data.path={given['path']!r} and data.test_file exclude each other: leave one out")
-    tokens_per_batch = given.pop("tokens_per_batch", info.batches.tokens_per_batch)
     if "test_file" in given:
         given |= {"source": "files", "path": None}
     elif "path" in given:
         given |= {"source": "local"}
     return ReviewDataModule(
-        dataclasses.replace(info.reviews, **given),
+        dataclasses.replace(info.data, **given),
         tokenizer,
-        dataclasses.replace(info.batches, tokens_per_batch=tokens_per_batch),
         mask_padding=info.model.attention_mask,
-        cache=Path(config.cache_dir),
-        seed=info.reviews.seed,
+        cache=cache_folder(config.cache_dir),
+        seed=info.data.seed,
         known_labels=info.label_names,
     )
+
+
+def measure(
+    config: EvaluateConfig | VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
+) -> ReviewModule:
+    """Return the module after it has measured the test split, from stored features where a run left some."""
+    module = ReviewModule(classifier, label_names=info.label_names, optimizer=OptimizerSettings())
+    options = vars(config.trainer) | {"precision": config.trainer.precision or info.precision}
+    trainer = make_trainer(options | {"enable_checkpointing": False}, [], [])
+    move(classifier, trainer.strategy.root_device)
+    prefix = classifier.prefix
+    if prefix is not None:
+        data.compute = functools.partial(ComputedBatches, prefix=prefix)
+        tokens_per_batch = data.settings.tokens_per_batch
+        stores = build_stores(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
+        found: FeatureRows | None = stores.find(data.token_rows("test"))
+        data.stored = {} if found is None else {"test": found}
+    trainer.test(module, data, verbose=False)
+    return module

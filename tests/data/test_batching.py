@@ -5,14 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from bertlens.data.batching import (
-    BatchSettings,
-    EvalSampler,
-    TokenRows,
-    TrainSampler,
-    packed_batches,
-    shuffled_batches,
-)
+from bertlens.data.batching import EvalSampler, TokenRows, TrainSampler, packed_batches, shuffled_batches
 from bertlens.data.tokenizer import WordPieces
 from bertlens.errors import InputError
 
@@ -131,6 +124,15 @@ def test_a_finished_epoch_is_followed_by_a_whole_one():
     assert second != first
 
 
+def test_a_fixed_order_is_that_of_epoch_0_in_every_epoch():
+    fixed, usual = sampler_of(100, fixed_order=True), sampler_of(100)
+    first = list(fixed)
+    assert first == list(usual)
+    for epoch in (1, 2):
+        fixed.set_epoch(epoch)
+        assert list(fixed) == first
+
+
 @pytest.mark.parametrize("num_tokens", [1, 300, 1_000, 8_192])
 def test_packed_batches_keep_to_their_budget_and_use_it(num_tokens):
     lengths = random_lengths(300)
@@ -192,11 +194,3 @@ def test_a_loader_hands_out_the_samplers_batches(pieces):
     for batch, wanted in zip(seen, expected, strict=True):
         assert torch.equal(batch.inputs, rows[wanted].inputs)
         assert batch.labels.tolist() == [labels[row] for row in wanted]
-
-
-@pytest.mark.parametrize("wrong", [{"padding": "none"}, {"batch_size": 0}, {"tokens_per_batch": 0}], ids=str)
-def test_a_wrong_setting_is_named_with_its_value(wrong):
-    [(key, value)] = wrong.items()
-    with pytest.raises(InputError) as caught:
-        BatchSettings(**wrong)
-    assert str(caught.value).startswith(f"data.{key}={value!r}: ")

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import re
 import subprocess
@@ -21,6 +22,10 @@ def reviews() -> list[DemoReview]:
 def test_same_seed_gives_same_reviews():
     assert generate(num_reviews=50, seed=7) == generate(num_reviews=50, seed=7)
     assert generate(num_reviews=50, seed=7) != generate(num_reviews=50, seed=8)
+
+
+def test_the_reviews_are_those_of_0_1_0(reviews):
+    assert hashlib.sha256(ascii(reviews).encode()).hexdigest()[:16] == "c779c727e3f95e4e"
 
 
 def test_reviews_do_not_depend_on_the_process():
@@ -61,8 +66,8 @@ def test_spans_are_sorted_words_of_the_text(reviews):
             assert not text[end : end + 1].isalnum()
 
 
-def test_every_verdict_marks_a_word_that_its_label_rests_on(reviews):
-    words = {word for side in (demo.PRAISE, demo.BLAME) for words in side.values() for word in words.split(", ")}
+def test_every_opinion_marks_a_word_that_its_label_rests_on(reviews):
+    words = {word for side in ("praise", "blame") for words in demo.PHRASES[side].values() for word in words}
     for review in reviews:
         decisive = " ".join(review.text[start:end].lower() for start, end in review.spans)
         assert any(word in decisive for word in words)
@@ -77,18 +82,18 @@ def test_lengths_and_markup_vary(reviews):
     assert any(review.text.islower() for review in reviews)
 
 
-def test_no_kind_of_word_is_more_frequent_in_praise_than_in_blame():
+def test_no_kind_of_word_is_more_frequent_in_positive_than_in_negative_reviews():
     owed = Counter()
-    for card in demo.VERDICT_CARDS:
+    for card in demo.OPINION_CARDS:
         for template in demo.PLAIN.get(card, [card])[:1]:
             for sign, kind in re.findall(r"\{([+-])(\w+)\}", template):
                 owed[kind.lower()] += 1 if sign == "+" else -1
-    assert set(owed) == set(demo.PRAISE)
+    assert set(owed) == set(demo.PHRASES["praise"])
     assert not any(owed.values())
 
 
 @pytest.mark.parametrize(("kind", "templates"), demo.PLAIN.items())
-def test_plain_verdicts_hold_one_word_of_their_kind(kind, templates):
+def test_plain_opinions_hold_one_word_of_their_kind(kind, templates):
     for template in templates:
         assert re.findall(r"\{([+-]\w+)\}", template) == [f"+{kind}"]
 

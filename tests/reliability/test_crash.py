@@ -24,23 +24,26 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 from rich.progress import Progress
 
-from bertlens.cli.launch import write_error
 from bertlens.data import tokenizer as tokenizer_module
 from bertlens.data.batching import TokenRows
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings, WordPieces, tokenize
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
 from bertlens.errors import InputError
-from bertlens.explanations.words import ExplainedReview
-from bertlens.features import store as features
-from bertlens.features.store import FeatureSettings, FeatureStores
-from bertlens.model.checkpoint import AtomicCheckpointIO
+from bertlens.explanations.explainer import ExplainedReview
+from bertlens.explanations.methods import attention_rows
+from bertlens.explanations.selection import Selection
+from bertlens.features import shards, store
+from bertlens.features.settings import FeatureSettings
+from bertlens.features.store import FeatureStores
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.report import render_report
-from bertlens.run.folder import Stages, write_figures, write_metrics, write_predictions
-from bertlens.run.sweep import SweepTable
+from bertlens.report.render import render_report
+from bertlens.run.folder import Run, write_predictions
+from bertlens.run.sweep import write_table
+from bertlens.system import files
 from bertlens.system.files import UNFINISHED, DiskFile, atomic_write
+from bertlens.training.checkpoint_io import AtomicCheckpointIO
 
 matplotlib.use("agg")
 
@@ -56,7 +59,7 @@ def write_checkpoint(folder: Path, version: int) -> None:
 
 
 def write_metrics_file(folder: Path, version: int) -> None:
-    write_metrics(folder, {"test/accuracy": 0.5 + version / 4}, Stages(), seed=version)
+    Run(folder).write_metrics({"test/accuracy": 0.5 + version / 4}, seed=version)
 
 
 def write_predictions_file(folder: Path, version: int) -> None:
@@ -69,7 +72,7 @@ def write_predictions_file(folder: Path, version: int) -> None:
 def write_figure(folder: Path, version: int) -> None:
     figure = Figure(figsize=(2, 2))
     figure.subplots().plot([0, version, 2])
-    write_figures(folder, {"roc": figure})
+    Run(folder).write_figures({"roc": figure})
 
 
 def write_report_file(folder: Path, version: int) -> None:
@@ -81,18 +84,22 @@ def write_report_file(folder: Path, version: int) -> None:
             probabilities=np.array([0.25, 0.75], np.float32),
             tokens=["[CLS]", "good", "film", "[SEP]"],
             offsets=[(0, 0), (0, 4), (5, 9), (0, 0)],
-            weights=np.full((1, 2, 4), 0.25, np.float32),
-            rollout=None,
-            spans=[],
+            rows=attention_rows(3, np.full((2, 4), 0.25, np.float32)),
         )
         for index in range(3)
     )
-    names = ["negative", "positive"]
-    render_report(reviews, label_names=names, layers=[3], title="t", facts={}, path=folder / "report.html")
+    render_report(
+        reviews,
+        label_names=["negative", "positive"],
+        selection=Selection(sentence="the first 3 of 3 reviews"),
+        title="t",
+        facts={},
+        path=folder / "report.html",
+    )
 
 
 def write_error_file(folder: Path, version: int) -> None:
-    write_error(folder, f"data.path={version}: no such folder")
+    Run(folder / "job").write_error(f"data.path={version}: no such folder")
 
 
 def write_jobs(folder: Path, version: int) -> None:
@@ -111,7 +118,7 @@ def write_jobs(folder: Path, version: int) -> None:
 def write_sweep(folder: Path, version: int) -> None:
     write_jobs(folder, version)
     with contextlib.redirect_stdout(io.StringIO()):
-        SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+        write_table(folder)
 
 
 FILES = {
@@ -120,7 +127,7 @@ FILES = {
     "predictions.parquet": write_predictions_file,
     "roc.png": write_figure,
     "report.html": write_report_file,
-    "error.txt": write_error_file,
+    "job.error.txt": write_error_file,
     "sweep.csv": write_sweep,
 }
 NAMES = sorted(FILES)
@@ -416,10 +423,10 @@ class Cache:
 
 
 @pytest.fixture
-def store(tiny_config, monkeypatch) -> Cache:
-    monkeypatch.setattr(features, "BLOCK_BYTES", 3000)
-    monkeypatch.setattr(features, "DISK_RESERVE", 0)
-    monkeypatch.setattr(features, "_progress", lambda: Progress(disable=True))
+def feature_store(tiny_config, monkeypatch) -> Cache:
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(store, "DISK_RESERVE", 0)
+    monkeypatch.setattr(store, "_build_progress", lambda: Progress(disable=True))
     random = np.random.default_rng(0)
     lengths = random.integers(4, 30, 8)
     ids = random.integers(5, tiny_config.vocab_size, lengths.sum()).astype(np.int32)
@@ -430,13 +437,13 @@ def store(tiny_config, monkeypatch) -> Cache:
     classifier = ReviewClassifier(tiny_config, num_classes=2).eval()
 
     def make(folder: Path) -> bytes:
-        features._verified.clear()
+        shards._verified.clear()
         stores = FeatureStores(
-            folder, classifier, settings=FeatureSettings(), device=torch.device("cpu"), tokens_per_batch=128
+            folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=128
         )
         found = stores.find(tokens)
-        before = None if found is None else found.rows.view(torch.uint8).numpy().tobytes()
-        built = stores.find_or_build(tokens, name="train").rows.view(torch.uint8).numpy().tobytes()
+        before = None if found is None else found.states.view(torch.uint8).numpy().tobytes()
+        built = stores.find_or_build(tokens, name="train").states.view(torch.uint8).numpy().tobytes()
         assert before in (None, built)  # nothing half-written was taken for whole
         return built
 
@@ -447,7 +454,7 @@ def store(tiny_config, monkeypatch) -> Cache:
 def word_pieces(tiny_vocabulary, monkeypatch) -> Cache:
     monkeypatch.setattr(tokenizer_module, "TEXTS_PER_BATCH", 16)
     reviews = datasets.Dataset.from_dict({"text": [f"a good film {index}" for index in range(64)]})
-    tokenizer = ReviewTokenizer(tiny_vocabulary, TokenizerSettings())
+    tokenizer = ReviewTokenizer(tiny_vocabulary, DataSettings(lowercase=True))
 
     def make(folder: Path) -> bytes:
         pieces = tokenize(reviews, tokenizer, folder, split="train")
@@ -456,7 +463,7 @@ def word_pieces(tiny_vocabulary, monkeypatch) -> Cache:
     return Cache(make, lambda path: path.startswith("."))
 
 
-@pytest.fixture(params=["store", "word_pieces"])
+@pytest.fixture(params=["feature_store", "word_pieces"])
 def cache(request: pytest.FixtureRequest) -> Cache:
     torch.set_num_threads(1)
     made: Cache = request.getfixturevalue(request.param)
@@ -502,9 +509,9 @@ def test_a_cache_after_loss_of_power_anywhere_is_right(tmp_path, cache, record):
     record("a cache after loss of power at every operation", losses=losses, damaged=0)
 
 
-def test_a_store_records_a_block_only_when_it_is_on_the_disk(tmp_path, store):
+def test_a_store_records_a_block_only_when_it_is_on_the_disk(tmp_path, feature_store):
     with Watch(tmp_path) as watch:
-        store.make(tmp_path)
+        feature_store.make(tmp_path)
     steps = [(operation.kind, operation.path.name) for operation in watch.operations]
     data = [index for index, (kind, name) in enumerate(steps) if name == "features.bin" and kind != "truncate"]
     assert {steps[index][0] for index in data} == {"write", "sync"}
@@ -578,15 +585,16 @@ def failing(monkeypatch: pytest.MonkeyPatch, step: str, number: int, at: int) ->
 @contextlib.contextmanager
 def always_full(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The kernel's own full disk under every temporary file."""
-    make = tempfile.mkstemp
 
-    def full(**options: object) -> tuple[int, str]:
-        descriptor, name = make(**options)
-        os.close(descriptor)
-        return os.open("/dev/full", os.O_RDWR), name
+    def open_full(path: Path, mode: str) -> DiskFile:
+        disk = DiskFile(path, mode)
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, disk.fileno())
+        os.close(full)
+        return disk
 
     with monkeypatch.context() as patch:
-        patch.setattr(tempfile, "mkstemp", full)
+        patch.setattr(files, "DiskFile", open_full)
         yield
 
 
@@ -604,7 +612,7 @@ CASES = [
     (name, refusal)
     for name in NAMES
     for refusal in REFUSALS
-    if not (refusal == "file too large" and name in ("error.txt", "sweep.csv"))  # they are small
+    if not (refusal == "file too large" and name in ("job.error.txt", "sweep.csv"))  # they are small
     and not (refusal == "no space at the second write" and name != "last.ckpt")  # the others are one write
 ]
 
@@ -663,11 +671,11 @@ def test_the_folder_for_temporary_files_has_no_say(tmp_path, temporary, monkeypa
         FILES[name](tmp_path / name, 1)
 
 
-def test_a_store_on_a_full_disk_leaves_nothing_and_says_where(tmp_path, store):
+def test_a_store_on_a_full_disk_leaves_nothing_and_says_where(tmp_path, feature_store):
     with pytest.raises(InputError, match=r"features\.bin: File too large: make room"), largest_file(4000):
-        store.make(tmp_path)
+        feature_store.make(tmp_path)
     assert [path for path in names_in(tmp_path) if not path.endswith(".lock")] == []
-    store.make(tmp_path)
+    feature_store.make(tmp_path)
 
 
 def train(*more: str) -> list[str]:
@@ -722,5 +730,5 @@ def test_a_sweep_on_a_full_disk_ends_in_a_table(start, tiny, tmp_path):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))
     assert process.wait() == 1
     assert "Traceback" not in process.output
-    assert (tmp_path / "sweep" / "1" / "error.txt").read_text().endswith("last.ckpt: File too large\n")
+    assert (tmp_path / "sweep" / "seed-2.error.txt").read_text().endswith("last.ckpt: File too large\n")
     assert (tmp_path / "sweep" / "sweep.csv").read_text().count("File too large") == 2

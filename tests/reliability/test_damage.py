@@ -20,18 +20,17 @@ import torch
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from bertlens.data.batching import BatchSettings, TokenRows
-from bertlens.data.reviews import ReviewSettings
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings, WordPieces, tokenize
+from bertlens.data.batching import TokenRows
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
 from bertlens.errors import InputError
-from bertlens.features import store as features
-from bertlens.features.store import FeatureSettings, FeatureStores
+from bertlens.features import shards, store
+from bertlens.features.settings import FeatureSettings
+from bertlens.features.store import FeatureStores
 from bertlens.model.bert import BertModel
 from bertlens.model.checkpoint import (
     FORMAT_KEY,
-    AtomicCheckpointIO,
     CheckpointInfo,
-    ModelSettings,
     build_classifier,
     load_published,
     read_checkpoint,
@@ -39,7 +38,9 @@ from bertlens.model.checkpoint import (
     restore,
 )
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.pretrained import PretrainedSettings, find_pretrained, load_strictly, read_weights
+from bertlens.model.pretrained import find_pretrained, load_strictly, read_weights
+from bertlens.model.settings import ModelSettings
+from bertlens.training.checkpoint_io import AtomicCheckpointIO
 
 SECONDS = 5
 PERCENT = 100
@@ -149,16 +150,14 @@ def model(tiny_model, tmp_path) -> Path:
 @pytest.fixture
 def checkpoint(model, tmp_path) -> Path:
     """As a run writes one: trained parameters, settings, an optimizer's state."""
-    settings = PretrainedSettings(name=str(model))
+    settings = ModelSettings(pretrained=str(model))
     found = find_pretrained(settings)
     info = CheckpointInfo(
-        pretrained=settings,
+        model=settings,
+        data=DataSettings(max_length=48, lowercase=True),
+        frozen_dtype="bfloat16",
         sha256=found.sha256,
         config=found.config,
-        model=ModelSettings(),
-        tokenizer=TokenizerSettings(max_length=48),
-        reviews=ReviewSettings(),
-        batches=BatchSettings(),
         label_names=["negative", "positive"],
     )
     torch.manual_seed(0)
@@ -199,7 +198,7 @@ def test_a_damaged_model_that_is_pinned_is_refused(model, name, judge):
     pins = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in model.iterdir()}
 
     def read() -> Any:
-        found = find_pretrained(PretrainedSettings(name=str(model), sha256=pins))
+        found = find_pretrained(ModelSettings(pretrained=str(model)), sha256=pins)
         return found.config, found.vocabulary, found.lowercase, read_weights(found.weights_path)
 
     judge(model / name, read)
@@ -222,10 +221,10 @@ def test_damage_that_no_pin_can_tell_ends_in_an_error_of_ours_or_in_a_model(mode
         name = "pytorch_model.bin"
 
     def read() -> Any:
-        found = find_pretrained(PretrainedSettings(name=str(model)))
+        found = find_pretrained(ModelSettings(pretrained=str(model)))
         bert = BertModel(found.config, add_pooling_layer=False)
         load_strictly(bert, read_weights(found.weights_path), source="weights")
-        ReviewTokenizer(found.vocabulary, TokenizerSettings(lowercase=found.lowercase)).ids(["a good film"])
+        ReviewTokenizer(found.vocabulary, DataSettings(lowercase=found.lowercase)).ids(["a good film"])
         return found.config
 
     judge(model / name, read, compare=False)
@@ -242,23 +241,21 @@ def tokens(tiny_config) -> TokenRows:
 
 @pytest.mark.parametrize("name", ["manifest.json", "features.bin"])
 def test_a_damaged_store_is_built_anew(tiny_config, tokens, tmp_path, name, monkeypatch, judge):
-    for attribute, value in (("BLOCK_BYTES", 4096), ("DISK_RESERVE", 0)):
-        monkeypatch.setattr(features, attribute, value)
-    monkeypatch.setattr(features, "_progress", lambda: Progress(disable=True))
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(store, "DISK_RESERVE", 0)
+    monkeypatch.setattr(store, "_build_progress", lambda: Progress(disable=True))
     torch.manual_seed(0)
     classifier = ReviewClassifier(tiny_config, num_classes=2).eval()
-    stores = FeatureStores(
-        tmp_path, classifier, settings=FeatureSettings(), device=torch.device("cpu"), tokens_per_batch=256
-    )
+    stores = FeatureStores(tmp_path, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=256)
 
     def read() -> Any:
-        features._verified.clear()
+        shards._verified.clear()
         found = stores.find(tokens)
-        rows = (found or stores.find_or_build(tokens, name="train")).rows.clone()
+        states = (found or stores.find_or_build(tokens, name="train")).states.clone()
         assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [key]
-        return rows
+        return states
 
-    key = stores.contents(tokens, depth=stores.build_depth).key
+    key = stores.describe(tokens, depth=stores.build_depth).key
     read()
     judge(tmp_path / key / name, read, refuses=False)
 
@@ -266,7 +263,7 @@ def test_a_damaged_store_is_built_anew(tiny_config, tokens, tmp_path, name, monk
 @pytest.mark.parametrize("suffix", ["arrow", "xxh3"])
 def test_damaged_word_pieces_are_made_anew(tiny_vocabulary, tmp_path, suffix, judge):
     reviews = datasets.Dataset.from_dict({"text": [f"a good film {index}" for index in range(64)]})
-    tokenizer = ReviewTokenizer(tiny_vocabulary, TokenizerSettings())
+    tokenizer = ReviewTokenizer(tiny_vocabulary, DataSettings(lowercase=True))
 
     def read() -> Any:
         pieces = tokenize(reviews, tokenizer, tmp_path, split="train")

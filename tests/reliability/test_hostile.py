@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,26 +16,27 @@ import pytest
 import torch
 from matplotlib import cbook
 from omegaconf import OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import bertlens
-from bertlens.cli.launch import _quiet, one_line
-from bertlens.config import TrainConfig
-from bertlens.data.batching import BatchSettings
-from bertlens.data.reviews import ReviewSettings
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
+from bertlens.cli.launch import _quiet
+from bertlens.cli.messages import one_line
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
-from bertlens.explanations.explainer import Explainer, Explanation, ReviewToExplain, write_report
-from bertlens.model.checkpoint import CheckpointInfo, ModelSettings
+from bertlens.explanations.explainer import Explainer, ReviewToExplain
+from bertlens.explanations.selection import Selection
+from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.pretrained import PretrainedSettings
-from bertlens.run.folder import Stages, write_metrics, write_predictions
-from bertlens.run.summary import log_settings, log_test, print_result
-from bertlens.run.sweep import SweepTable
+from bertlens.model.settings import ModelSettings
+from bertlens.report.figures import figures
+from bertlens.report.notebook import Explanation
+from bertlens.report.write import MAX_TABLE_ROWS, write_report
+from bertlens.run.folder import Run, write_predictions
+from bertlens.run.summary import RunTensorBoard, log_hyperparameters, log_test, print_result
+from bertlens.run.sweep import write_table
 from bertlens.system.escape import visible
-from bertlens.training.metrics import figures
 
 CONTROLS = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), *range(0x7F, 0xA0)]))
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -122,15 +122,13 @@ class Page(HTMLParser):
 
 
 def explainer(tiny_config: Any, tiny_vocabulary: list[str], label_names: list[str]) -> Explainer:
-    settings = TokenizerSettings(cleaning="none", max_length=48)
+    settings = DataSettings(cleaning="none", max_length=48, lowercase=True)
     info = CheckpointInfo(
-        pretrained=PretrainedSettings(name="tiny"),
+        model=ModelSettings(pretrained="tiny"),
+        data=settings,
+        frozen_dtype="float32",
         sha256={},
         config=tiny_config,
-        model=ModelSettings(),
-        tokenizer=settings,
-        reviews=ReviewSettings(),
-        batches=BatchSettings(),
         label_names=label_names,
     )
     classifier = ReviewClassifier(tiny_config, num_classes=len(label_names))
@@ -158,7 +156,7 @@ def test_the_report_and_the_table_in_the_terminal(
     texts, tiny_config, tiny_vocabulary, tmp_path, capsys, monkeypatch, record
 ):
     monkeypatch.setenv("COLUMNS", "30000")  # no cell is wrapped
-    size = 25
+    size = MAX_TABLE_ROWS
     tame = [f"good film {index}" for index in range(size)]
     pages = {}
     for labels in [tame, *batches(texts, size)]:
@@ -167,7 +165,12 @@ def test_the_report_and_the_table_in_the_terminal(
         facts = {f"{label} {index}": label for index, label in enumerate(labels)}
         capsys.readouterr()
         path = write_report(
-            tmp_path, explainer(tiny_config, tiny_vocabulary, labels), reviews, facts=facts, print_table=True
+            tmp_path,
+            explainer(tiny_config, tiny_vocabulary, labels),
+            reviews,
+            Selection(sentence=labels[0]),
+            facts=facts,
+            print_table=True,
         )
         printed = capsys.readouterr().out
         assert_inert(printed, in_a_terminal=True)
@@ -195,7 +198,7 @@ def test_the_picture_in_a_notebook(texts, tiny_config, tiny_vocabulary, record):
     for label, text in zip(texts, unicode_only(texts), strict=True):
         asked = explainer(tiny_config, tiny_vocabulary, ["negative", label])
         review = next(asked.explain([ReviewToExplain(index=0, text=text, label=1)]))
-        source = Explanation(review, asked.label_names)._repr_html_()
+        source = Explanation(**vars(review), label_names=asked.label_names)._repr_html_()
         assert_inert(source)
         page = Page(source)
         assert set(page.elements) <= allowed
@@ -213,7 +216,7 @@ def test_errors_and_log_lines(texts, capsys, monkeypatch, record):
             assert len(line.splitlines()) == 1
         assert one_line(InputError(text)) == plain(text)
     monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own
-    with _quiet():
+    with _quiet(verbose=False):
         for text in texts:
             logging.getLogger("bertlens.hostile").warning("store %s: 100%%", text)
     logged = capsys.readouterr().err
@@ -224,7 +227,7 @@ def test_errors_and_log_lines(texts, capsys, monkeypatch, record):
 
 def test_results_and_metrics(texts, tmp_path, capsys, record):
     for text in texts:
-        written = write_metrics(tmp_path, {"test/accuracy": 0.5}, Stages(), checkpoint=text)
+        written = Run(tmp_path).write_metrics({"test/accuracy": 0.5}, checkpoint=text)
         content = (tmp_path / "metrics.json").read_bytes()
         assert json.loads(content)["checkpoint"] == text
         assert content.isascii()
@@ -238,11 +241,11 @@ def test_results_and_metrics(texts, tmp_path, capsys, record):
 
 def write_jobs(folder: Path, texts: Sequence[str]) -> None:
     for number, text in enumerate(texts):
-        job = folder / str(number)
+        job = folder / f"{number:02}"  # the table is in the order of these names
         (job / ".hydra").mkdir(parents=True)
         overrides = [f"data.path={text}", f"{text.partition('=')[0]}=1", "~optimizer.lr"]
         OmegaConf.save(OmegaConf.create(overrides), job / ".hydra" / "overrides.yaml")
-        (job / "error.txt").write_text(text, encoding="utf-8")
+        Run(job).error_file.write_text(text, encoding="utf-8")
 
 
 def test_the_table_of_a_sweep(texts, tmp_path, capsys, monkeypatch, record):
@@ -254,8 +257,7 @@ def test_the_table_of_a_sweep(texts, tmp_path, capsys, monkeypatch, record):
         folder = tmp_path / str(number)
         write_jobs(folder, some)
         capsys.readouterr()
-        with pytest.raises(SystemExit):
-            SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
+        assert not write_table(folder)
         printed = capsys.readouterr().out
         assert_inert(printed, in_a_terminal=True)
         with (folder / "sweep.csv").open(newline="", encoding="utf-8") as file:
@@ -299,14 +301,13 @@ def test_what_tensorboard_reads(texts, tmp_path, record):
     size = 20
     plugins = set()
     for number, names in enumerate(batches(texts, size)):
-        logger = TensorBoardLogger(tmp_path, name="tensorboard", version=str(number), default_hp_metric=False)
-        values = {name: {"_target_": name} for name in names}
-        log_settings(logger, hostile_config(values, names[0]), {"test/accuracy": 0.5})
-        module: Any = SimpleNamespace(test_result=(None, *random_result(size)), info=SimpleNamespace(label_names=names))
-        log_test(logger, module)
+        logger = RunTensorBoard(str(tmp_path / str(number)))
+        overrides = [f"+callbacks.{name.partition('=')[0]}._target_={name}" for name in names]
+        log_hyperparameters([logger], overrides, {"test/accuracy": 0.5}, step=1)
+        log_test([logger], *random_result(size), names, step=1)
         logger.experiment.close()
         seen = []
-        for file in Path(logger.log_dir).glob("events.*"):
+        for file in Path(logger.log_dir).rglob("events.*"):
             for event in EventFileLoader(str(file)).Load():
                 for value in event.summary.value:
                     plugins.add(value.metadata.plugin_data.plugin_name)
@@ -319,15 +320,19 @@ def test_what_tensorboard_reads(texts, tmp_path, record):
                             seen += [name, setting.string_value]
         assert_inert("\n".join(seen))
         for name in names:
-            assert {f"test/{plain(name)}", plain(f"callbacks.{name}._target_"), plain(name)} <= set(seen)
+            key = plain(f"callbacks.{name.partition('=')[0]}._target_")
+            assert {f"test_pr/{plain(name)}", key} <= set(seen)
+            assert plain(name) in seen or is_number(name)
     assert plugins <= {"", "hparams", "pr_curves", "images", "scalars"}  # no text: nothing is taken for Markdown
     record("hostile labels and settings in TensorBoard", strings=len(texts), outputs=2, unescaped=0)
 
 
-def hostile_config(callbacks: dict[str, Any], value: str) -> TrainConfig:
-    config = TrainConfig()
-    config.callbacks, config.cache_dir, config.seed = callbacks, value, 1
-    return config
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def test_predictions_come_back_as_they_went(texts, tmp_path, record):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+PROCESSES = REPOSITORY / "tests" / "processes"
 NO_INTERFACES = ["unshare", "--map-root-user", "--net"]
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 OTHER_COMMIT = "f" * 40
@@ -42,6 +43,7 @@ def tiny(tmp_path):
     return [
         f"cache_dir={tmp_path / 'cache'}",
         "hydra.run.dir=run",
+        "overwrite=true",
         "data.max_length=48",
         "trainer.max_epochs=1",
         "trainer.accelerator=cpu",
@@ -53,7 +55,7 @@ def whole_command(name, *arguments, folder, prefix=()):
     """An entry point as a user types it, with the guard in it and in whatever it starts."""
     (folder / "site").mkdir(exist_ok=True)
     (folder / "site" / "sitecustomize.py").write_text("import socket_guard\n")
-    shutil.copy(Path(__file__).with_name("socket_guard.py"), folder / "site")
+    shutil.copy(PROCESSES / "socket_guard.py", folder / "site")
     paths = [str(folder / "site"), str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "OMP_"))}
     done = subprocess.run(
@@ -89,7 +91,7 @@ for action in (
     except OSError:
         print("refused")
 """
-    environ = os.environ | {"SOCKET_GUARD_LOG": str(tmp_path / "log"), "PYTHONPATH": str(Path(__file__).parent)}
+    environ = os.environ | {"SOCKET_GUARD_LOG": str(tmp_path / "log"), "PYTHONPATH": str(PROCESSES)}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
     assert done.stdout.split() == ["refused"] * 4, done.stderr
     assert len((tmp_path / "log").read_text().splitlines()) == 4
@@ -97,7 +99,7 @@ for action in (
 
 def test_a_model_that_is_not_here_is_asked_for_and_the_guard_sees_it(guarded, attempts, tiny_reviews, tiny):
     output = guarded("train", *tiny, "model.pretrained=someone/some-model", f"data.path={tiny_reviews}", status=1)
-    assert "neither on this machine nor to be had from the hub" in output
+    assert "neither on this machine nor available from the hub" in output
     assert attempts()
 
 

@@ -1,14 +1,11 @@
 """A run that was stopped goes on exactly: its end is bit for bit that of the run that was never stopped."""
 
 import json
-import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bertlens.config import CONF, TrainConfig, typed
 from bertlens.errors import InputError
 from bertlens.model.checkpoint import read_raw
 from bertlens.system import stopping
@@ -16,14 +13,11 @@ from bertlens.training import callbacks
 from bertlens.training.callbacks import LastCheckpoint
 from bertlens.training.module import ReviewModule, TrainingDiverged
 
-sys.path.insert(0, str(CONF.parent))
-from train import train
 
 
-def run(folder, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = typed(compose("train", list(overrides)), TrainConfig)
-    return train(config, folder)
+@pytest.fixture
+def run(run_task):
+    return lambda folder, *overrides: run_task("train", folder, *overrides)
 
 
 @pytest.fixture
@@ -65,7 +59,7 @@ def differing(one, other):
 def figures(folder):
     """The metrics of a run, and what TensorBoard was told of each epoch."""
     found = dict(json.loads((folder / "metrics.json").read_text())["metrics"])
-    for path in (folder / "tensorboard").glob("events*"):
+    for path in folder.glob("events*"):
         events = EventAccumulator(str(path)).Reload()
         for tag in events.Tags()["scalars"]:
             if tag.startswith(("train/", "val/")) and tag != "train/loss_step":
@@ -74,7 +68,7 @@ def figures(folder):
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, record, accumulated):
+def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, record, accumulated, run):
     settings = [*settings, f"data.batch_size={amount(32, 8)}", f"trainer.accumulate_grad_batches={accumulated}"]
     never = Stop(0)
     monkeypatch.setattr(callbacks, "stop_requested", never)
@@ -104,7 +98,7 @@ def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, r
 
 
 @pytest.mark.parametrize("how", ["in a new folder", "in its folder, renamed", "without the earlier best.ckpt"])
-def test_moved_and_resumed(settings, tmp_path, how):
+def test_moved_and_resumed(settings, tmp_path, how, run):
     settings = [*settings, "optimizer.schedule=constant", "optimizer.warmup=0", "optimizer.lr=0.2"]
     run(tmp_path / "whole", *settings, "trainer.max_epochs=3")
     run(tmp_path / "half", *settings, "trainer.max_epochs=2")
@@ -121,7 +115,7 @@ def test_moved_and_resumed(settings, tmp_path, how):
         assert differing(parts(tmp_path / "whole", "best.ckpt"), parts(tmp_path / "rest", "best.ckpt")) == []
 
 
-def test_auto_without_a_checkpoint_starts_afresh_and_says_so(settings, tmp_path, caplog):
+def test_auto_without_a_checkpoint_starts_afresh_and_says_so(settings, tmp_path, caplog, run):
     with caplog.at_level("INFO", logger="bertlens"):
         run(tmp_path / "run", *settings, "resume=auto", "trainer.max_epochs=1", "test=false")
     assert "resume=auto" in caplog.text
@@ -129,7 +123,7 @@ def test_auto_without_a_checkpoint_starts_afresh_and_says_so(settings, tmp_path,
 
 
 @pytest.mark.parametrize("changed", ["optimizer.lr=1e-4", "data.batch_size=8", "seed=3", "data.max_reviews=100"])
-def test_a_run_of_other_settings_is_not_gone_on_with(settings, tmp_path, changed):
+def test_a_run_of_other_settings_is_not_gone_on_with(settings, tmp_path, changed, run):
     run(tmp_path / "run", *settings, "trainer.max_epochs=1", "test=false")
     before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
     with pytest.raises(InputError, match=changed.split("=")[0].replace("data.max_reviews", "training reviews")):
@@ -137,7 +131,7 @@ def test_a_run_of_other_settings_is_not_gone_on_with(settings, tmp_path, changed
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_weights_that_are_no_numbers_never_replace_good_ones(settings, tmp_path, monkeypatch):
+def test_weights_that_are_no_numbers_never_replace_good_ones(settings, tmp_path, monkeypatch, run):
     """A gradient can overflow where the loss does not: the step after would be the first to notice."""
     step = ReviewModule.on_train_batch_end
 
@@ -155,7 +149,7 @@ def test_weights_that_are_no_numbers_never_replace_good_ones(settings, tmp_path,
     assert all(torch.isfinite(tensor.float()).all() for tensor in good.values())
 
 
-def test_weights_that_are_no_numbers_are_not_saved(settings, tmp_path, monkeypatch):
+def test_weights_that_are_no_numbers_are_not_saved(settings, tmp_path, monkeypatch, run):
     saved = LastCheckpoint.on_train_batch_end
 
     def overflow(self, trainer, module, *arguments):

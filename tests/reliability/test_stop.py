@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertlens.features.store import _whole_blocks
+from bertlens.features.shards import verify_blocks
 from bertlens.model.checkpoint import read_raw
 
 STEPS_BETWEEN_SAVES = 3
@@ -21,9 +21,9 @@ PHASES = {
     "fitting": TRAINING,
     "validating": {"bertlens.training.module:ReviewModule.validation_step": 0.05},
     "building": BUILDING,
-    "saving": {"bertlens.model.checkpoint:AtomicCheckpointIO.save_checkpoint": 0.02, "os:fsync": 0.02},
+    "saving": {"bertlens.training.checkpoint_io:AtomicCheckpointIO.save_checkpoint": 0.02, "os:fsync": 0.02},
 }
-SMALL_BLOCKS = {"bertlens.features.store.BLOCK_BYTES": 16384}
+SMALL_BLOCKS = {"bertlens.features.shards.BLOCK_BYTES": 16384}
 
 
 @pytest.fixture
@@ -141,11 +141,11 @@ def blocks_kept(cache: Path) -> int:
     for manifest in (cache / "features").glob("*/manifest.json"):
         if ".partial-" not in manifest.parent.name:
             blocks = json.loads(manifest.read_text())["blocks"]
-            assert len(_whole_blocks(manifest.with_name("features.bin"), blocks)) == len(blocks)
+            assert len(verify_blocks(manifest.with_name("features.bin"), blocks)) == len(blocks)
             kept += len(blocks)
     for progress in (cache / "features").glob("*.partial-*/progress.json"):
         blocks = json.loads(progress.read_text())
-        assert len(_whole_blocks(progress.with_name("features.bin"), blocks)) == len(blocks)
+        assert len(verify_blocks(progress.with_name("features.bin"), blocks)) == len(blocks)
         kept += len(blocks)
     return kept
 

@@ -13,8 +13,10 @@ from rich.progress import Progress
 
 from bertlens.data.batching import TokenRows
 from bertlens.data.tokenizer import WordPieces
-from bertlens.features import store as features
-from bertlens.features.store import FeatureSettings, FeatureStores, open_rows
+from bertlens.features import shards, store
+from bertlens.features.settings import FeatureSettings
+from bertlens.features.shards import open_states
+from bertlens.features.store import FeatureStores
 from bertlens.model.classifier import ReviewClassifier
 
 NUM_PROCESSES = 8
@@ -47,18 +49,16 @@ def tokens(tiny_config) -> TokenRows:
 
 @pytest.fixture
 def classifier(tiny_config, monkeypatch) -> ReviewClassifier:
-    monkeypatch.setattr(features, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(features, "DISK_RESERVE", 0)
-    monkeypatch.setattr(features, "_progress", lambda: Progress(disable=True))
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(store, "DISK_RESERVE", 0)
+    monkeypatch.setattr(store, "_build_progress", lambda: Progress(disable=True))
     torch.set_num_threads(1)  # threads do not survive a fork
     torch.manual_seed(0)
     return ReviewClassifier(tiny_config, num_classes=2).eval()
 
 
 def stores_in(folder: Path, classifier: ReviewClassifier) -> FeatureStores:
-    return FeatureStores(
-        folder, classifier, settings=FeatureSettings(), device=torch.device("cpu"), tokens_per_batch=64
-    )
+    return FeatureStores(folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=64)
 
 
 def take_part(started: int, said: Path, stores: FeatureStores, tokens: TokenRows, expected: torch.Tensor) -> int:
@@ -74,8 +74,8 @@ def take_part(started: int, said: Path, stores: FeatureStores, tokens: TokenRows
 
     FeatureStores._compute = slowly
     os.read(started, 1)
-    rows = stores.find_or_build(tokens, name="train").rows
-    return 0 if torch.equal(rows, expected) else 3
+    states = stores.find_or_build(tokens, name="train").states
+    return 0 if torch.equal(states, expected) else 3
 
 
 def race(folder: Path, stores: FeatureStores, tokens: TokenRows, expected: torch.Tensor) -> tuple[list[int], str]:
@@ -106,10 +106,10 @@ def test_eight_processes_that_want_one_store_get_it_right(
     tmp_path, classifier, tokens, locked, monkeypatch, amount, record
 ):
     whole = stores_in(tmp_path / "alone", classifier)
-    expected = whole.find_or_build(tokens, name="train").rows.clone()
-    contents = whole.contents(tokens, depth=whole.build_depth)
+    expected = whole.find_or_build(tokens, name="train").states.clone()
+    contents = whole.describe(tokens, depth=whole.build_depth)
     if not locked:
-        monkeypatch.setattr(features, "FileLock", NoLock)
+        monkeypatch.setattr(store, "FileLock", NoLock)
     rounds, builds = amount(1, 20), []
     for _ in range(rounds):
         folder = tmp_path / "race"
@@ -117,8 +117,8 @@ def test_eight_processes_that_want_one_store_get_it_right(
         statuses, said = race(folder, stores_in(folder / "stores", classifier), tokens, expected)
         assert statuses == [0] * NUM_PROCESSES, said
         builds.append(said.count("features: computing"))
-        features._verified.clear()
-        assert torch.equal(open_rows(folder / "stores" / contents.key, contents), expected)
+        shards._verified.clear()
+        assert torch.equal(open_states(folder / "stores" / contents.key, contents), expected)
         left = {path.name for path in (folder / "stores").iterdir()}
         assert left == {contents.key} | ({f"{contents.key}.lock"} if locked else set())
         assert {path.name for path in (folder / "stores" / contents.key).iterdir()} == {

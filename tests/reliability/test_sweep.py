@@ -3,6 +3,7 @@
 import csv
 import shlex
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -25,24 +26,56 @@ def test_what_is_finished_is_left_as_it_is(start, tiny_run, tmp_path):
     assert first.wait() == 1
     assert "data.batch_size=0" in (tmp_path / "sweep" / "sweep.csv").read_text()
     before = stamps(tmp_path / "sweep")
-    assert list(before) == ["0"]
+    assert list(before) == ["data.batch_size-16"]
     second = start("train", "-m", *tiny_run, "data.batch_size=16,8", "hydra.sweep.dir=sweep")
     assert second.wait() == 0, second.output
-    assert "sweep/0 is finished and left as it is" in second.output
+    assert "sweep/data.batch_size-16 is finished and left as it is" in second.output
     after = stamps(tmp_path / "sweep")
-    assert sorted(after) == ["0", "1"]
-    assert after["0"] == before["0"]
+    assert sorted(after) == ["data.batch_size-16", "data.batch_size-8"]
+    assert after["data.batch_size-16"] == before["data.batch_size-16"]
     assert "error" not in (tmp_path / "sweep" / "sweep.csv").read_text().splitlines()[0]
 
 
-def test_other_settings_are_run_anew(start, tiny_run, tmp_path):
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "multirun.yaml" and not path.name.endswith(".error.txt")
+    }
+
+
+@pytest.mark.parametrize("mistake", ["data.path=/nowhere", "seed=7", "optimizer.schedule=square"])
+def test_a_mistyped_rerun_destroys_nothing(start, tiny_run, tmp_path, mistake):
+    assert start("train", "-m", *tiny_run, *SWEEP).wait() == 0
+    before = contents(tmp_path / "sweep")
+    again = start("train", "-m", *tiny_run, *SWEEP, mistake)
+    assert again.wait() == 1, again.output
+    after = contents(tmp_path / "sweep")
+    changed = {path for path in before if after.get(path) != before[path]}
+    assert changed <= {Path("sweep.csv")}
+    assert table(tmp_path / "sweep").keys() == {"0.001", "0.002", "0.005"}
+    assert all(row["test/accuracy"] and row["error"] for row in table(tmp_path / "sweep").values())
+
+
+def test_other_settings_are_run_anew_where_that_is_asked_for(start, tiny_run, tmp_path):
     assert start("train", "-m", *tiny_run, *SWEEP).wait() == 0
     before = stamps(tmp_path / "sweep")
-    again = start("train", "-m", *tiny_run, *SWEEP, "seed=7")
+    again = start("train", "-m", *tiny_run, *SWEEP, "seed=7", "overwrite=true")
     assert again.wait() == 0, again.output
     assert "left as it is" not in again.output
     after = stamps(tmp_path / "sweep")
     assert all(after[job] > before[job] for job in before)
+
+
+def test_values_can_be_added_to_a_finished_sweep(start, tiny_run, tmp_path):
+    assert start("train", "-m", *tiny_run, *SWEEP).wait() == 0
+    before = stamps(tmp_path / "sweep")
+    again = start("train", "-m", *tiny_run, "optimizer.lr=5e-4,1e-3,2e-3,5e-3", "hydra.sweep.dir=sweep")
+    assert again.wait() == 0, again.output
+    assert again.output.count("is finished and left as it is") == 3
+    after = stamps(tmp_path / "sweep")
+    assert all(after[job] == before[job] for job in before)
+    assert after.keys() - before.keys() == {"optimizer.lr-0.0005"}
 
 
 @pytest.mark.parametrize("job", [0, 1, 2])

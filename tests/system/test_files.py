@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import subprocess
@@ -47,6 +48,20 @@ def test_a_move_that_fails_leaves_no_temporary_file(tmp_path):
     with pytest.raises(OSError), atomic_write(path) as file:
         file.write(b"new")
     assert names(tmp_path) == ["taken"]
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "copy"):
+        (tmp_path / "original").read_bytes()
+    assert caught.value.filename == str(tmp_path / "original")
+    assert names(tmp_path) == []
+
+
+def test_an_error_without_a_name_gets_the_targets(tmp_path):
+    path = tmp_path / "metrics.json"
+    with pytest.raises(OSError) as caught, atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
 
 
 def test_folders_on_the_way_are_made(tmp_path):

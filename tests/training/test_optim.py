@@ -7,7 +7,9 @@ from torch.testing import assert_close
 
 from bertlens.errors import InputError
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.training.optim import OptimizerSettings, build_optimizer, build_schedule
+from bertlens.system.settings import check, keys
+from bertlens.training.optim import SCHEDULES, build_optimizer, build_schedule
+from bertlens.training.settings import OptimizerSettings
 
 
 @pytest.fixture
@@ -132,5 +134,9 @@ def test_a_run_of_a_step_or_two_has_a_schedule_too(classifier_with, num_steps):
 def test_a_wrong_setting_is_named_with_its_value(wrong):
     [(key, value)] = wrong.items()
     with pytest.raises(InputError) as caught:
-        OptimizerSettings(**wrong)
-    assert str(caught.value).startswith(f"optimizer.{key}={value!r}: ")
+        check(OptimizerSettings(**wrong), "optimizer.")
+    assert str(caught.value).startswith(f"optimizer.{key}={value}: ")
+
+
+def test_every_schedule_can_be_chosen():
+    assert keys(OptimizerSettings)["schedule"].choices == tuple(SCHEDULES)

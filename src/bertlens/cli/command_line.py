@@ -1,93 +1,118 @@
-"""Between what a person types and what Hydra reads: short forms written out, misspelt keys named, in one line."""
+"""Between what a person types and what Hydra reads: short forms written out, and the commands that go on with a run."""
 
-import argparse
 import re
 import shlex
 from pathlib import Path
-from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
-from bertlens.config import CONF, keys_of, nearest_key
 from bertlens.errors import InputError
-from bertlens.run.folder import relative
+from bertlens.system.settings import keys
 
 FREE_TEXT = ("text", "file")
+OWN_FILES = ("data.train_file", "data.validation_file", "data.test_file")
+NO_GROUP = ("logger=false", "logger=null", "callbacks=false", "callbacks=null")
+OVERRIDES = Path(".hydra", "overrides.yaml")
 
 
-def for_hydra(given: list[str], schema: type) -> list[str]:
-    """A command line as Hydra reads it. Raises `InputError` for an option or a key that does not exist."""
-    _check_flags(given)
-    return _shared_store([spelt_out(argument, schema) for argument in given])
+def for_hydra(typed: list[str], schema: type) -> list[str]:
+    """Return a command line as Hydra reads it. Raise `InputError` for a folder that holds no run to resume."""
+    if wrong := next((argument for argument in typed if argument.startswith("=")), None):
+        raise InputError(f"{wrong}: a value without a key; write KEY=VALUE")
+    known = keys(schema)
+    written_out = [_write_out(argument, set(known)) for argument in typed]
+    if "optimizer.lr" not in known or any(option in typed for option in ("-sc", "--shell-completion")):
+        return written_out
+    arguments = _add_resumed(written_out)
+    given = tuple(argument.partition("=")[0] for argument in arguments)
+    if "data" not in given and any(key in given for key in OWN_FILES):
+        arguments.append("data=files")  # files that are named are read
+    return _add_sweep(arguments)
 
 
-def _check_flags(arguments: list[str]) -> None:
-    """Raises `InputError` for an option that Hydra does not have; argparse itself would print its usage first."""
-
-    def refuse(message: str) -> NoReturn:
-        raise InputError(f"{message} (--hydra-help lists the options; a key is set as KEY=VALUE)")
-
-    parser: argparse.ArgumentParser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args(arguments)
-
-
-def spelt_out(argument: str, schema: type) -> str:
-    """An override with its short form written out. Raises `InputError` for a key that the schema does not have."""
-    if argument.startswith("-") or "=" not in argument:
-        return argument
-    if argument.startswith("="):
-        raise InputError(f"{argument}: a value without a key; write KEY=VALUE")
-    known = keys_of(schema)
+def _write_out(argument: str, known: set[str]) -> str:
+    """Write out `checkpoint=PATH` and `logger=false`, and quote a free text, which is no value of Hydra's grammar."""
+    if argument in NO_GROUP and "logger" in known:
+        return argument.partition("=")[0] + "=none"
     if argument.startswith("checkpoint=") and "checkpoint.path" in known:
         argument = argument.replace("checkpoint=", "checkpoint.path=", 1)
-    name, value = argument.split("=", 1)
+    name, _, value = argument.partition("=")
     if name in FREE_TEXT and name in known and value[:1] not in ("[", "'", '"', ""):
-        # what a person writes is no value of Hydra's grammar: quote it for them
-        # there a backslash is one of two only before a quote, and ${ would begin an interpolation
-        escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
-        return f"{name}='" + escaped.replace("${", "\\${") + "'"
-    override = _parsed(argument)
-    key = override.key_or_group.split("@")[0]
-    is_group = (CONF / key).is_dir()
-    inside_free_section = any(key.startswith(f"{free}.") for free in ("hydra", "callbacks", "model.published"))
-    is_section = any(name.startswith(f"{key}.") for name in known)
-    if is_section and not is_group and not isinstance(override.value(), dict):
-        raise InputError(f"{argument}: {key} is a section of keys (--help lists them); set one, as {key}.KEY=VALUE")
-    if key in known or is_group or is_section or inside_free_section or key.startswith("hydra/"):
-        return argument
-    nearest = nearest_key(key, schema)
-    hint = f"; did you mean {nearest}?" if nearest else ""
-    raise InputError(f"{key}: no such key{hint} (--help lists all)")
+        return f"{name}={_quote(value)}"
+    if name == "checkpoint.path" or (name == "checkpoint" and name in known) or name == "resume":
+        return f"{name}={value if re.fullmatch(PLAIN_PATH, value) or value[:1] in QUOTES else _quote(value)}"
+    return argument
 
 
-def _parsed(argument: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        raise InputError(f"{argument}: not KEY=VALUE as Hydra reads it ({error}); quote what is special") from error
+PLAIN_PATH = r"[\w./+:-]*|\?\?\?"
+QUOTES = ("'", '"', "$")
 
 
-def _shared_store(arguments: list[str]) -> list[str]:
-    """A sweep over `model.trainable_layers` told to build one store that serves all its jobs."""
+def _quote(value: str) -> str:
+    """Quote a text for Hydra, where a backslash is special only before a quote, and ${ begins an interpolation."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def _add_resumed(arguments: list[str]) -> list[str]:
+    """Write `resume=RUN_FOLDER` out: that run's own overrides, its folder, then what is given beside it."""
     for argument in arguments:
-        if argument.startswith("model.trainable_layers="):
-            override = _parsed(argument)
-            if override.is_sweep_override():
-                layers = [value for value in override.sweep_iterator() if isinstance(value, int)]
-                if layers and not any(a.startswith("features.max_trainable_layers=") for a in arguments):
-                    return [*arguments, f"features.max_trainable_layers={max(layers)}"]
+        folder_name = argument.removeprefix("resume=").strip("'")
+        if not argument.startswith("resume=") or folder_name in ("auto", "null", ""):
+            continue
+        folder = Path(folder_name).expanduser()
+        if not (folder / OVERRIDES).is_file():
+            raise InputError(
+                f"{argument}: no run's folder ({folder / OVERRIDES} is missing); give the folder that holds "
+                "checkpoints/, or go on from a file with checkpoint=PATH"
+            )
+        earlier = [str(override) for override in OmegaConf.load(folder / OVERRIDES)]
+        others = [other for other in arguments if other != argument]
+        given = {other.partition("=")[0] for other in others}
+        kept = [override for override in earlier if override.partition("=")[0] not in given | {"resume", "overwrite"}]
+        return [*kept, f"hydra.run.dir={_quote(str(folder))}", *others, "resume=auto"]
     return arguments
 
 
-def resume_command(given: list[str], key: str, folder: Path) -> str:
-    """What to type to go on with what was `given`, in the folder that `key` sets."""
-    kept = [argument for argument in given if not argument.startswith((f"{key}=", "resume="))]
-    path = relative(folder)
-    quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "\\'") + "'"
-    # beside the other settings: Hydra takes none after an option that follows one
+def _add_sweep(arguments: list[str]) -> list[str]:
+    """Name a sweep's jobs by what varies, and let all of them share one store."""
+    overrides = [parsed for argument in arguments if (parsed := _parse(argument)) is not None]
+    if not any(option in arguments for option in ("-m", "--multirun")):
+        return arguments
+    varied = [override for override in overrides if override.is_sweep_override()]
+    fixed = [override.get_key_element() for override in overrides if not override.is_sweep_override()]
+    fixed = [key for key in fixed if not key.startswith("hydra")]
+    more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(_quote, fixed))}]"] if fixed else []
+    if not varied and not any(argument.startswith("hydra") for argument in arguments):
+        more.append("hydra.sweep.subdir=${hydra.job.num}")
+    for override in varied:
+        if override.key_or_group == "model.trainable_layers" and override.is_discrete_sweep():
+            layers = [value for value in override.sweep_iterator() if isinstance(value, int)]
+            if layers and not any(argument.startswith("features.max_trainable_layers=") for argument in arguments):
+                more.append(f"features.max_trainable_layers={max(layers)}")
+    return arguments + [argument for argument in more if argument not in arguments]
+
+
+def _parse(argument: str) -> Override | None:
+    """Return what Hydra reads in an override; None for an option. Raise `InputError` that names what it cannot read."""
+    if argument.startswith("-") or "=" not in argument:
+        return None
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"{argument}: not KEY=VALUE as Hydra reads it ({line}); quote what is special") from error
+
+
+def resume_command(typed: list[str], folder: str, *, in_sweep: bool) -> str:
+    """Return what to type to go on with a stopped run, or with the sweep in `folder` that it belongs to."""
+    if not in_sweep:
+        return shlex.join(["python", "train.py", f"resume={folder}"])
+    kept = [argument for argument in typed if not argument.startswith(("hydra.sweep.dir=", "resume="))]
+    # Hydra takes no override after an option that follows one
     place = next((index for index, argument in enumerate(kept) if "=" in argument and argument[0] != "-"), len(kept))
-    return shlex.join(["python", "train.py", *kept[:place], f"{key}={quoted}", "resume=auto", *kept[place:]])
+    path = folder if re.fullmatch(PLAIN_PATH, folder) else _quote(folder)
+    return shlex.join(["python", "train.py", *kept[:place], f"hydra.sweep.dir={path}", "resume=auto", *kept[place:]])

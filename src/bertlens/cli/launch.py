@@ -1,7 +1,13 @@
-"""From a command line to a task: Hydra composes, the schema checks, a user's mistake becomes one line."""
+"""From a command line to a task: Hydra composes, the schema checks, and a user's mistake becomes one line.
 
+Nothing heavy (torch, Lightning) is imported here: --help and a misspelt key are answered at once.
+"""
+
+import dataclasses
+import importlib.metadata
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -11,152 +17,147 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import hydra._internal.hydra
-import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue
 
 from bertlens.cli.command_line import for_hydra, resume_command
-from bertlens.config import CONF, SCHEMAS, keys_of, typed
+from bertlens.cli.help import show_help
+from bertlens.cli.messages import is_for_the_user, one_line
+from bertlens.config import SCHEMAS
 from bertlens.errors import InputError
+from bertlens.run.folder import Run, relative
 from bertlens.system import stopping
-from bertlens.system.escape import VisibleLines, one_line_of, visible
-from bertlens.system.files import atomic_write
+from bertlens.system.escape import VisibleLines, visible
 from bertlens.system.memory import keep_freed_memory
-from bertlens.targets import check_names
+from bertlens.system.settings import check
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-ERROR_FILE = "error.txt"
-USERS_ERRORS = (InputError, HydraException, OmegaConfBaseException, MisconfigurationException, yaml.YAMLError)
-
-HELP = """{purpose}
-
-Keys, each set as KEY=VALUE (separate several values by commas and add -m to run them all):
-
-{keys}
-
-Groups: {groups}
-A key that belongs to a group is best set after it: model=minilm model.trainable_layers=2.
-Hydra's own options: python {name}.py --hydra-help
-"""
-PURPOSES = {
-    "train": "Fine-tune BERT on reviews and measure the test reviews.",
-    "evaluate": "Measure a checkpoint on test reviews: python evaluate.py checkpoint=PATH",
-    "visualize": "Show which words a checkpoint's verdicts rest on: python visualize.py checkpoint=PATH",
-}
 
 
-class CheckedConfigLoader(ConfigLoaderImpl):
-    """Hydra's loader, which every composition passes through, a sweep's too, and in the processes of a launcher.
+def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
+    """Run `task(config, run)` under Hydra with `conf`/`name`.yaml; a sweep runs it once per job.
 
-    The check belongs here: Hydra makes objects of hydra.callbacks, of the logging and of the sweeper before it calls
-    the task. Its own list of what must not be named cannot know what else is installed. Hydra has no public place for
-    this, so the loader's name is replaced, and pyproject.toml keeps to the versions that have it.
+    Exit with status 1 after one line on stderr if the user can mend what went wrong. With HYDRA_FULL_ERROR=1 there is a
+    traceback instead.
     """
-
-    def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
-        composed = super().load_configuration(*arguments, **options)
-        check_names(composed)
-        return composed
-
-
-def launch(name: str, task: Callable[[Any, Path], object]) -> None:
-    """Run `task(config, run_folder)` under Hydra with conf/<name>.yaml; a sweep runs it once a job.
-
-    Exits with status 1 after one line on stderr when the user can mend what went wrong. With HYDRA_FULL_ERROR=1 there
-    is a traceback instead.
-    """
-    schema = SCHEMAS[name]
-    full_error = os.environ.get(FULL_ERROR)
-    given = sys.argv[1:]
+    schema, given = SCHEMAS[name], sys.argv[1:]
+    full_error = os.environ.get(FULL_ERROR) == "1"
+    for each, kind in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{each}_schema", node=kind)
     keep_freed_memory()
-    hydra._internal.hydra.ConfigLoaderImpl = CheckedConfigLoader  # type: ignore[attr-defined]
-    OmegaConf.register_new_resolver("bertlens_help", help_text, replace=True)
 
-    def job(composed: DictConfig) -> None:
-        if full_error is None:
-            os.environ.pop(FULL_ERROR, None)
-        run_folder = Path(HydraConfig.get().runtime.output_dir)
-        (run_folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier try
+    def job(composed: DictConfig) -> Any:
+        run = Run.of_hydra()
         try:
-            with _quiet(), stopping.stoppable():
-                task(typed(composed, schema), run_folder)
+            with _quiet(verbose=bool(HydraConfig.get().verbose)), stopping.stoppable():
+                config = read_config(composed)
+                return returned_value(config, task(config, run))
         except stopping.Stopped as stop:
-            print(
-                f"{stop}" + (f"; to go on:\n{going_on(given, run_folder)}" if name == "train" else ""),
-                file=sys.stderr,
-            )
+            print(f"{stop}; to go on:\n{_going_on(name, given, run)}", file=sys.stderr)
             raise SystemExit(stop.exit_status) from None
         except Exception as error:
-            known = is_for_the_user(error)
-            if full_error == "1" or not (known or is_sweep()):
+            if full_error or not (run.in_sweep or is_for_the_user(error)):
                 raise
-            if not known:
+            if not is_for_the_user(error):
                 print(visible(traceback.format_exc()), file=sys.stderr)
-            line = one_line(error)
+            line = one_line(error, schema)
             print(f"error: {line}", file=sys.stderr)
-            if not is_sweep():
+            if not run.in_sweep:
                 raise SystemExit(1) from error
-            # the other jobs go on; the table at the end names this one and the exit status tells
-            with suppress(OSError):  # where nothing can be written the table says that it did not finish
-                write_error(run_folder, line)
+            # the other jobs go on; the table at the end names this one, and the exit status tells
+            with suppress(OSError):
+                run.write_error(line)
+            return float("nan")
 
     try:
+        if "--version" in given:
+            print(f"bertlens {importlib.metadata.version('bertlens')}")
+            return
+        if "--help" in given or "-h" in given:
+            show_help(name, [argument for argument in given if argument not in ("--help", "-h")], conf)
+            return
         sys.argv[1:] = for_hydra(given, schema)
-        os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them over several lines
+        os.environ[FULL_ERROR] = "1"  # documented: Hydra raises its errors instead of printing them over several lines
         with stopping.stoppable():
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(job)()
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+        finish_sweep()
     except stopping.Stopped as stop:
         print(stop, file=sys.stderr)
         raise SystemExit(stop.exit_status) from None
     except Exception as error:
-        if full_error == "1" or not is_for_the_user(error):
+        if full_error or not is_for_the_user(error):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error, schema)}", file=sys.stderr)
         raise SystemExit(1) from error
 
 
-def going_on(given: list[str], run_folder: Path) -> str:
-    """What to type to go on with a run of train.py, or with the sweep it is part of."""
-    if is_sweep():
-        return resume_command(given, "hydra.sweep.dir", Path(HydraConfig.get().sweep.dir))
-    return resume_command(given, "hydra.run.dir", run_folder)
+def read_config(composed: DictConfig) -> Any:
+    """Return a composed configuration as an object of its schema. Raise `InputError` for all that is wrong in it."""
+    try:
+        config = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key}: no value; give one, such as {error.full_key}=...") from error
+    except RecursionError as error:
+        raise InputError("a value is an interpolation, ${...}, of itself: give it a value of its own") from error
+    if unknown := list(_unknown_keys(OmegaConf.to_container(composed, resolve=False), config)):
+        raise InputError(f"{', '.join(unknown)}: no such key (--help lists the keys)")
+    check(config)
+    return config
 
 
-def is_for_the_user(error: BaseException) -> bool:
-    """Whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
-    if isinstance(error, USERS_ERRORS):
-        return True
-    return isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror is not None
+def _unknown_keys(composed: Any, settings: Any, prefix: str = "") -> Iterator[str]:
+    """Yield keys that the schema does not have: Hydra adds what is written as +section.key=value."""
+    sections = {field.name: "key" not in field.metadata for field in dataclasses.fields(settings)}
+    for name, value in composed.items():
+        if name not in sections:
+            yield f"{prefix}{name}"
+        elif sections[name]:
+            yield from _unknown_keys(value, getattr(settings, name), f"{prefix}{name}.")
 
 
-def write_error(folder: Path, line: str) -> None:
-    """Why a job of a sweep failed, for the table at its end."""
-    with atomic_write(folder / ERROR_FILE, "w") as file:
-        file.write(line + "\n")
+def returned_value(config: Any, metrics: Any) -> Any:
+    """Return what a Hydra sweeper optimizes: one metric of a training run; NaN if the run has none."""
+    if not hasattr(config, "optimized_metric"):
+        return None
+    return float((metrics or {}).get(config.optimized_metric, float("nan")))
 
 
-def is_sweep() -> bool:
-    """Whether this run is one job of several."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+def finish_sweep() -> None:
+    """Print and write the table of the sweep that just ended, if one did; exit with 1 if a job failed."""
+    from bertlens.run.sweep import ended_sweeps, write_table
+
+    failed = [folder for folder in ended_sweeps if not write_table(folder)]
+    if failed:
+        raise SystemExit(1)
+
+
+def _going_on(name: str, given: list[str], run: Run) -> str:
+    if name != "train" or not (run.has_begun or run.in_sweep):
+        return shlex.join(["python", f"{name}.py", *given])
+    folder = Path(HydraConfig.get().sweep.dir) if run.in_sweep else run.folder
+    return resume_command(given, relative(folder), in_sweep=run.in_sweep)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Return whether to show a log message: not what Lightning advertises, or which devices it sees."""
+    is_lightnings = record.name.startswith(("pytorch_lightning", "lightning_fabric"))
+    is_asked_for = record.name.startswith(("pytorch_lightning.profilers", "pytorch_lightning.callbacks"))
+    return record.levelno >= logging.WARNING or is_asked_for or not is_lightnings
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's notes on what is meant here, left out; its warnings on anything else come through."""
+def _quiet(*, verbose: bool) -> Iterator[None]:
+    """Hide Lightning's notes on what is meant here; its warnings on anything else come through."""
     terminal = logging.StreamHandler()
     terminal.setFormatter(VisibleLines("%(message)s"))
-    logging.basicConfig(handlers=[terminal], level=logging.WARNING)
-    logging.getLogger("bertlens").setLevel(logging.INFO)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # advertising, and which devices it sees
+    if not verbose:
+        terminal.addFilter(_is_worth_a_line)
+    logging.basicConfig(handlers=[terminal], level=logging.DEBUG if verbose else logging.WARNING, force=True)
+    logging.getLogger("bertlens").setLevel(logging.DEBUG if verbose else logging.INFO)
     with warnings.catch_warnings():
-        # the frozen prefix is in eval mode on purpose; batches are one vectorised look-up and need no workers
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
+        # batches are one vectorised look-up and need no workers
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # the data module has the loader's place, see its state_dict
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
@@ -164,31 +165,3 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         yield
-
-
-def one_line(error: BaseException) -> str:
-    """An error as a single line, with control characters spelt out."""
-    text = str(error) or type(error).__name__
-    if not is_for_the_user(error):
-        text = f"{type(error).__name__}: {text}"
-    elif not isinstance(error, USERS_ERRORS) and isinstance(error, OSError):
-        text = f"{error.filename}: {error.strerror}"
-    return one_line_of(text)
-
-
-def help_text(name: str) -> str:
-    """What --help prints: every key with its meaning."""
-    keys = keys_of(SCHEMAS[name])
-    width = max(map(len, keys))
-    groups = [
-        f"{folder.name}={'|'.join(sorted(path.stem for path in folder.glob('*.yaml')))}"
-        for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and name == "train"
-    ]
-    text = HELP.format(
-        purpose=PURPOSES[name],
-        keys="\n".join(f"  {key:<{width}}  {meaning}" for key, meaning in keys.items()),
-        groups=", ".join(groups) or "none",
-        name=name,
-    )
-    return text.replace("$", "$$")  # Hydra takes this for a string.Template

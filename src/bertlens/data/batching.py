@@ -1,13 +1,13 @@
-"""Which reviews make up a batch, and how their rows become padded tensors.
+"""Which reviews make up a batch, and how a batch becomes padded tensors.
 
-Reviews of similar length go together, so little is padded, and the grouping is drawn anew every epoch. Every review
-comes exactly once an epoch; under several processes no two see the same one and all take the same number of steps.
+Reviews of similar length go together, so that there is little padding, and the grouping is drawn anew in every epoch.
+Every review comes exactly once per epoch. With several processes, no two get the same review, and all take the same
+number of steps. A row is the number of a review within its split.
 
 Shapes: B reviews, L word pieces, H hidden size.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,42 +21,25 @@ from bertlens.errors import InputError
 
 Rows = npt.NDArray[np.int64]
 
-# reviews are sorted by length within buckets: large enough to pad little, and so many that the grouping changes
+# reviews are sorted by length within buckets: large enough for little padding, and enough of them to vary the grouping
 MAX_BATCHES_PER_BUCKET = 16
 MIN_BUCKETS = 8
-PADDINGS = ("longest", "max_length")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """How reviews are put together."""
-
-    batch_size: int = 32  # reviews, where there is a gradient
-    tokens_per_batch: int = 8192  # word pieces, where there is none
-    padding: str = "longest"  # each batch to its longest review; or "max_length"
-
-    def __post_init__(self) -> None:
-        if self.padding not in PADDINGS:
-            raise InputError(f"data.padding={self.padding!r}: choose one of {', '.join(PADDINGS)}")
-        for key in ("batch_size", "tokens_per_batch"):
-            if getattr(self, key) < 1:
-                raise InputError(f"data.{key}={getattr(self, key)}: at least 1")
 
 
 class Batch(NamedTuple):
-    """Some reviews on their way through the model: as word-piece ids, or as what the prefix made of them."""
+    """Some reviews, as word-piece ids or as the hidden states that the frozen prefix computed from them."""
 
     inputs: Tensor  # [B, L] ids, or [B, L, H] hidden states
-    attention_mask: Tensor | None  # [B, L], true at real word pieces; None: all are real, or padding is attended to
+    attention_mask: Tensor | None  # [B, L], true at real word pieces; None: every position is attended to
     labels: Tensor  # [B] int64
-    rows: Tensor  # [B] int64, each review's place in its split
-    depth: int = 0  # of hidden states: the number of layers that made them
+    rows: Tensor  # [B] int64, each review's number within its split
+    depth: int = 0  # number of layers that the inputs went through
 
 
 def shuffled_batches(
     lengths: npt.NDArray[np.int64], *, batch_size: int, num_ranks: int, similar_length: bool, seed: int, epoch: int
 ) -> list[Rows]:
-    """One epoch's batches over all ranks (batch_size * num_ranks rows each, the last one maybe fewer), shuffled."""
+    """Return one epoch's shuffled batches of batch_size * num_ranks rows, one of them maybe smaller, for all ranks."""
     if len(lengths) < num_ranks:
         raise InputError(f"trainer.devices={num_ranks}: more processes than the {len(lengths)} training reviews")
     random = np.random.default_rng([seed, epoch])
@@ -68,14 +51,14 @@ def shuffled_batches(
         order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
     batches = [order[start : start + step] for start in range(0, len(order), step)]
     if len(batches) > 1 and len(batches[-1]) < num_ranks:
-        # a rank without a review would leave the others waiting for its gradient
+        # the other ranks would wait for the gradient of a rank that has no review
         last = np.concatenate(batches[-2:])
         batches[-2:] = np.array_split(last, 2) if len(last) >= 2 * num_ranks else [last]  # else: batches of one
     return [batches[index] for index in random.permutation(len(batches))]
 
 
 def packed_batches(lengths: npt.NDArray[np.int64], *, num_tokens: int) -> list[Rows]:
-    """Batches for work without a gradient: longest first, so many that rows times the longest stay in `num_tokens`."""
+    """Return batches for work without a gradient, longest first: as many rows as fit, rows * longest <= num_tokens."""
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
@@ -86,7 +69,10 @@ def packed_batches(lengths: npt.NDArray[np.int64], *, num_tokens: int) -> list[R
 
 
 class TrainSampler(Sampler[list[int]]):
-    """One rank's batches of an epoch. Its position is state, so a run can stop and go on between any two of them."""
+    """One rank's batches of an epoch. The position is state, so a run can stop and resume between any two batches.
+
+    With `fixed_order` every epoch has the batches of epoch 0.
+    """
 
     def __init__(
         self,
@@ -97,6 +83,7 @@ class TrainSampler(Sampler[list[int]]):
         seed: int,
         rank: int = 0,
         num_ranks: int = 1,
+        fixed_order: bool = False,
     ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
@@ -104,11 +91,12 @@ class TrainSampler(Sampler[list[int]]):
         self.seed = seed
         self.rank = rank
         self.num_ranks = num_ranks
+        self.fixed_order = fixed_order
         self.epoch = 0
-        self.position = 0  # batches of this epoch already handed out
+        self.position = 0  # number of batches that this epoch has yielded
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
+        """Begin an epoch, unless it is the current one. The Trainer calls this before each epoch."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
 
@@ -129,23 +117,23 @@ class TrainSampler(Sampler[list[int]]):
             num_ranks=self.num_ranks,
             similar_length=self.similar_length,
             seed=self.seed,
-            epoch=self.epoch,
+            epoch=0 if self.fixed_order else self.epoch,
         )
         self.position %= len(batches)
         for batch in batches[self.position :]:
             self.position += 1
-            # every num_ranks-th row: all ranks get rows of every length, and their sizes differ by one at most
+            # every num_ranks-th row: each rank gets rows of every length, and the sizes differ by one at most
             yield batch[self.rank :: self.num_ranks].tolist()
 
 
 class EvalSampler(Sampler[list[int]]):
-    """One rank's share of the packed batches: every review once, no rank seeing another's."""
+    """One rank's share of the packed batches: every review comes once, on one rank only."""
 
     def __init__(self, lengths: npt.NDArray[np.int64], *, num_tokens: int, rank: int = 0, num_ranks: int = 1) -> None:
         if len(lengths) < num_ranks:
-            raise InputError(f"trainer.devices={num_ranks}: more processes than the {len(lengths)} reviews to measure")
+            raise InputError(f"trainer.devices={num_ranks}: more processes than the {len(lengths)} reviews to evaluate")
         batches = packed_batches(lengths, num_tokens=num_tokens)
-        if len(batches) < num_ranks:  # a rank without a batch would have nothing to add to the metrics
+        if len(batches) < num_ranks:  # every rank needs a batch for its metrics
             batches = np.array_split(np.concatenate(batches), num_ranks)
         self.batches = batches[rank::num_ranks]
 
@@ -157,7 +145,7 @@ class EvalSampler(Sampler[list[int]]):
 
 
 class TokenRows(Dataset[Batch]):
-    """Word-piece ids of a split; one look-up takes a whole batch of rows and gives one padded tensor."""
+    """The word pieces of a split. One look-up takes the rows of a whole batch and returns a padded `Batch`."""
 
     def __init__(
         self, pieces: WordPieces, labels: Sequence[int], *, pad_to: int | None = None, mask_padding: bool = True
@@ -170,7 +158,7 @@ class TokenRows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: list[int]) -> Batch:  # a batch at a time
+    def __getitem__(self, rows: list[int]) -> Batch:
         ids, mask = self.padded(rows)
         return Batch(
             inputs=torch.from_numpy(ids),
@@ -180,7 +168,7 @@ class TokenRows(Dataset[Batch]):
         )
 
     def padded(self, rows: Sequence[int] | Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Ids [B, L] int64 and mask [B, L] of some reviews, L their longest or `pad_to`."""
+        """Return ids [B, L] int64 and mask [B, L] of some reviews; L is the longest of them, or `pad_to`."""
         first, lengths = self.pieces.starts[rows], self.pieces.lengths[rows]
         columns = np.arange(self.pad_to or lengths.max())
         mask = columns < lengths[:, None]

@@ -1,1 +1,1 @@
-"""What a prediction rests on: methods, and the words they credit."""
+"""What a prediction rests on: the methods, the words they credit, and the reviews a report shows."""

@@ -1,30 +1,53 @@
-"""Which reviews a report shows."""
+"""Which reviews a report shows, and what the report says about that choice."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
+from bertlens.explanations.settings import SelectionSettings
 
-BY_VERDICT = ("wrong", "right", "uncertain")
-CHOICES = ("first", "random", *BY_VERDICT)
+# as in ReviewModule.test_result: each measured review's index [R], label [R] and probabilities [R, C]
+Predictions = tuple[Tensor, Tensor, Tensor]
+BY_PREDICTION = ("wrong", "right", "uncertain")  # choices that need the predictions of the whole split
 
 
-def own_texts(text: Any, file: str | None) -> list[str] | None:
-    """The user's own texts: given directly, or one a line in a file. None if there are none.
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The chosen reviews of a split, and what is known of the whole split."""
 
-    Raises `InputError` for a file that is not there, not UTF-8 or empty.
+    sentence: str
+    """How the reviews were chosen, for readers of the report."""
+    indices: list[int] = field(default_factory=list)
+    split_accuracy: float | None = None
+    num_split_reviews: int | None = None
+
+
+def own_texts(settings: SelectionSettings, tokenizer: ReviewTokenizer) -> list[str] | None:
+    """Return the user's own texts: given directly, or one per line in a file. None if there are none.
+
+    Raises `InputError` for a file that cannot be read, and for a text that is empty or without a known word piece.
     """
-    if text is not None:
-        texts = text if isinstance(text, list) else [text]
-        if not texts or any(one is None or isinstance(one, dict | list) for one in texts):
-            raise InputError(f"text={text!r}: give a text or a list of texts")
-        return [str(one) for one in texts]
-    if file is None:
+    if settings.text is not None:
+        texts = settings.text if isinstance(settings.text, list) else [settings.text]
+        if not texts or any(text is None or isinstance(text, dict | list) for text in texts):
+            raise InputError(f"text={settings.text!r}: give a text or a list of texts")
+        texts = [str(text) for text in texts]
+    elif settings.file is not None:
+        texts = _read_lines(settings.file)
+    else:
         return None
+    check_texts(texts, tokenizer)
+    return texts
+
+
+def _read_lines(file: str) -> list[str]:
     try:
         lines = Path(file).expanduser().read_text(encoding="utf-8").split("\n")
     except OSError as error:
@@ -33,42 +56,97 @@ def own_texts(text: Any, file: str | None) -> list[str] | None:
         raise InputError(f"file={file!r}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     texts = [line.removesuffix("\r") for line in lines if line.strip()]
     if not texts:
-        raise InputError(f"file={file!r}: no review in it; write one a line")
+        raise InputError(f"file={file!r}: no review in it; write one per line")
     return texts
 
 
-def select(
-    how: str,
-    *,
-    count: int,
-    indices: Sequence[int] | None,
-    num_reviews: int,
-    seed: int,
-    predictions: Callable[[], tuple[Tensor, Tensor]],
-) -> list[int]:
-    """Places of reviews in their split.
+def check_texts(texts: Sequence[str], tokenizer: ReviewTokenizer) -> None:
+    """Raise `InputError` for a text that is empty, not UTF-8, or without a word piece that the model knows."""
+    for index, text in enumerate(texts):
+        if not text.strip():
+            raise InputError(f"text {index}: empty; there is nothing to explain")
+        if text.encode(errors="replace").decode() != text:  # half characters stand for bytes that are not UTF-8
+            raise InputError(f"text {index}: {text[:40]!r} is not UTF-8: give it as UTF-8, or use file=")
+    for index, (text, encoding) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
+        if set(encoding.tokens) <= {"[CLS]", "[SEP]", "[UNK]"}:
+            raise InputError(f"text {index}: {text[:40]!r} has no word piece that the model knows")
 
-    `predictions` gives labels [R] and probabilities [R, C]; it is asked only where the choice depends on the verdicts.
-    Raises `InputError` for a place beyond the split, or a choice that fits no review.
+
+def select(
+    settings: SelectionSettings, labels: Sequence[int], predictions: Callable[[], Predictions] | None = None
+) -> Selection:
+    """Choose reviews of a split with these labels.
+
+    `predictions` measures the split, and is called only where the choice depends on it. For reviews=sample it may be
+    None: then the sample is drawn by class alone.
+    Raises `InputError` for an index beyond the split, or if no review fits.
     """
-    if indices is not None:
-        if not indices:
-            raise InputError("indices=[]: name at least one review")
-        beyond = [index for index in indices if not 0 <= index < num_reviews]
-        if beyond:
-            raise InputError(f"indices={beyond}: the split has reviews 0 to {num_reviews - 1}")
-        return list(indices)
-    if how == "first":
-        return list(range(min(count, num_reviews)))
-    if how == "random":
-        drawn = np.random.default_rng(seed).choice(num_reviews, size=min(count, num_reviews), replace=False)
-        return sorted(drawn.tolist())
-    labels, probabilities = predictions()
-    confidence, verdicts = probabilities.max(dim=1)
-    if how == "uncertain":
-        return confidence.argsort(stable=True)[:count].tolist()
-    fitting = (verdicts == labels) == (how == "right")
-    chosen: list[int] = fitting.nonzero().flatten()[:count].tolist()
-    if not chosen:
-        raise InputError(f"reviews={how}: no verdict of the {num_reviews} is {how}; choose reviews=first")
-    return chosen
+    total = len(labels)
+    count = min(settings.count, total)
+    if settings.indices is not None:
+        indices = list(settings.indices)
+        beyond = [index for index in indices if not 0 <= index < total]
+        if beyond or not indices:
+            raise InputError(f"indices={beyond}: name one or more of the reviews 0 to {total - 1}")
+        sentence = f"{len(indices):,} of {total:,} reviews, chosen by index"
+    elif settings.reviews == "first":
+        indices, sentence = list(range(count)), f"the first {count:,} of {total:,} reviews"
+    elif settings.reviews == "random":
+        indices = sorted(np.random.default_rng(settings.seed).choice(total, size=count, replace=False).tolist())
+        sentence = f"{count:,} of {total:,} reviews, drawn at random"
+    elif predictions is None:
+        assert settings.reviews == "sample", f"reviews={settings.reviews} needs predictions"
+        indices = _draw(np.asarray(labels), count, seed=settings.seed, evenly=False).tolist()
+        sentence = f"{count:,} of {total:,} reviews, drawn at random from each class"
+    else:
+        return _select_by_prediction(settings, *predictions())
+    return Selection(sentence=sentence, indices=indices, num_split_reviews=total)
+
+
+def _select_by_prediction(
+    settings: SelectionSettings, indices: Tensor, labels: Tensor, probabilities: Tensor
+) -> Selection:
+    """Choose reviews by label and prediction.
+
+    sample: in random order from each pair of class and right or wrong prediction, in proportion, at least one of each.
+    wrong, right: drawn evenly from each class, most confident first. uncertain: least confident first.
+    """
+    how, count, total = settings.reviews, settings.count, len(labels)
+    confidence, predicted = probabilities.max(dim=1)
+    right = predicted == labels
+    if how == "sample":
+        chosen = torch.from_numpy(_draw((2 * labels + right).numpy(), count, seed=settings.seed, evenly=False))
+        sentence = (
+            f"{len(chosen):,} of {total:,} reviews, drawn at random from each class's right and wrong predictions"
+        )
+    elif how == "uncertain":
+        chosen = confidence.argsort(stable=True)[:count]
+        sentence = f"the {len(chosen):,} least certain of {total:,} predictions"
+    else:
+        fitting = (right == (how == "right")).nonzero().flatten()
+        if not len(fitting):
+            raise InputError(f"reviews={how}: none of the {total:,} predictions is {how}; choose reviews=sample")
+        drawn = fitting[_draw(labels[fitting].numpy(), count, seed=settings.seed, evenly=True)]
+        chosen = drawn[confidence[drawn].argsort(descending=True, stable=True)]
+        sentence = f"{len(chosen):,} of {len(fitting):,} {how} predictions, drawn evenly from each class"
+    return Selection(
+        sentence=sentence,
+        indices=indices[chosen].tolist(),
+        split_accuracy=right.double().mean().item(),
+        num_split_reviews=total,
+    )
+
+
+def _draw(groups: NDArray[np.int64], count: int, *, seed: int, evenly: bool) -> NDArray[np.int64]:
+    """Draw `count` places from the groups, evenly or in proportion to their sizes, in random order.
+
+    In proportion, one place of each group comes first, of the largest group first of all; then by Webster's method.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(groups))
+    turn = np.empty(len(groups))  # the places with the lowest turns are drawn
+    for group in np.unique(groups):
+        places = order[groups[order] == group]
+        ranks = np.arange(len(places))
+        turn[places] = ranks if evenly else np.where(ranks == 0, -len(places), (ranks + 0.5) / len(places))
+    return random.permutation(np.argsort(turn, kind="stable")[:count])

@@ -1,1 +1,1 @@
-"""The store between the frozen prefix and the trained suffix."""
+"""What the frozen prefix computes, stored or per batch."""

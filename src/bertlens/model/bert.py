@@ -1,18 +1,19 @@
-"""BERT's encoder by hand, in execution order (Devlin et al. 2019, "BERT", section 3; Vaswani et al. 2017, section 3).
+"""BERT's encoder in execution order (Devlin et al. 2019, "BERT", section 3; Vaswani et al. 2017, section 3).
 
 Parameter names equal the published ones, so published weights load by name. Two things differ from the usual code:
 
-* nobody pays for attention maps that nobody reads: the fused kernel runs unless probabilities are asked for;
-* a layer can compute its output for a few chosen query positions only. A classifier that reads `[CLS]` needs one.
+* the fused attention kernel runs unless attention probabilities are asked for;
+* a layer can compute its output for chosen query positions only. A classifier that reads `[CLS]` needs only one.
 
-Left out: masked-word and next-sentence heads, decoding, relative positions, weight tying.
+Left out: the pooler, the masked-word and next-sentence heads, second segments, decoding.
 
 Shapes: B reviews, L word pieces, Q chosen query positions, H hidden size, N heads, D head size (H = N * D).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,36 +51,27 @@ class BertConfig:
 
 
 def num_parameters(config: BertConfig) -> int:
-    """Of the encoder without its pooler, before anything is built."""
+    """Return the number of parameters of the encoder without its pooler, without building it."""
     hidden, inner = config.hidden_size, config.intermediate_size
     embeddings = (config.vocab_size + config.max_position_embeddings + config.type_vocab_size) * hidden
     layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
     return embeddings + 2 * hidden + config.num_hidden_layers * layer
 
 
-class BertOutput(NamedTuple):
-    """What `BertModel` returns. Lists run from the embeddings (hidden states) or the first layer (attentions) up."""
-
-    last_hidden_state: Tensor  # [B, L, H]
-    pooler_output: Tensor | None  # [B, H]
-    hidden_states: tuple[Tensor, ...] | None  # num_hidden_layers + 1 times [B, L, H]
-    attentions: tuple[Tensor, ...] | None  # num_hidden_layers times [B, N, L, L]
-
-
 def attention_probs(query: Tensor, key: Tensor, attention_mask: Tensor | None, *, scale: float) -> Tensor:
-    """The weights of scaled dot-product attention (Vaswani et al. 2017, equation 1), as a pure function.
+    """Return the weights of scaled dot-product attention (Vaswani et al. 2017, equation 1): [B, N, Q, L] in fp32.
 
-    query [B, N, Q, D], key [B, N, L, D] (or [B, 1, L, D], shared by all heads), attention_mask [B, L], true at real
-    word pieces, None if all are. Returns [B, N, Q, L] in fp32: rows sum to 1, exactly 0 where the mask is false.
+    query [B, N, Q, D]; key [B, N, L, D], or [B, 1, L, D] if all heads share it; attention_mask [B, L], true at real
+    word pieces, None if all are real. Each row sums to 1 and is exactly 0 where the mask is false.
     """
     scores = query @ key.transpose(-1, -2) * scale
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask[:, None, None, :], -math.inf)
-    return scores.softmax(dim=-1, dtype=torch.float32)  # a sum over many small numbers: not in half precision
+    return scores.softmax(dim=-1, dtype=torch.float32)  # half precision loses small terms of the sum
 
 
 class BertEmbeddings(nn.Module):
-    """Word piece + position + segment, normalised."""
+    """Word piece + position + segment, normalised. A review is one segment, number 0."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -89,43 +81,36 @@ class BertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Map input_ids [B, L] to hidden states [B, L, H]."""
         _, L = input_ids.shape
         hidden = self.word_embeddings(input_ids) + self.position_embeddings.weight[:L]
-        # reviews are one segment; adding row 0 by hand spares the look-up of B * L equal rows
-        hidden = hidden + (
-            self.token_type_embeddings.weight[0]
-            if token_type_ids is None
-            else self.token_type_embeddings(token_type_ids)
-        )
-        out: Tensor = self.dropout(self.LayerNorm(hidden))
+        out: Tensor = self.dropout(self.LayerNorm(hidden + self.token_type_embeddings.weight[0]))
         return out
 
 
 class BertSelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2.2), without the output projection."""
 
-    def __init__(self, *, hidden_size: int, num_attention_heads: int, dropout: float) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.num_heads = num_attention_heads
-        self.head_size = hidden_size // num_attention_heads
+        self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
         self.scale = 1 / math.sqrt(self.head_size)
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(
-        self,
-        hidden: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        query_positions: Tensor | None = None,
-        return_probs: bool = False,
+        self, hidden: Tensor, attention_mask: Tensor | None, query_positions: Tensor | None, return_probs: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden [B, L, H], query_positions [Q] -> context [B, Q, H] and, if asked for, probabilities [B, N, Q, L]."""
+        """Map hidden [B, L, H] to context [B, L, H] and the probabilities [B, N, L, L], or None.
+
+        With query_positions [Q]: to context [B, Q, H] and the probabilities [B, N, Q, L].
+        """
         if query_positions is not None:
-            return self._at(query_positions, hidden, attention_mask)
+            return self._forward_folded(hidden, attention_mask, query_positions)
         B, L, H = hidden.shape
         query, key, value = (
             projection(hidden).view(B, L, self.num_heads, self.head_size).transpose(1, 2)  # [B, N, L, D]
@@ -136,46 +121,44 @@ class BertSelfAttention(nn.Module):
             probs = attention_probs(query, key, attention_mask, scale=self.scale)
             context = self.dropout(probs).to(value.dtype) @ value
         else:
-            context = F.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=None if attention_mask is None else attention_mask[:, None, None, :],
-                dropout_p=self.dropout.p if self.training else 0.0,
-            )
+            mask = None if attention_mask is None else attention_mask[:, None, None, :]
+            dropout = self.dropout.p if self.training else 0.0
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return context.transpose(1, 2).reshape(B, L, H), probs
 
-    def _at(self, positions: Tensor, hidden: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same for chosen positions, with the few queries folded through the key and value projections.
+    def _forward_folded(
+        self, hidden: Tensor, attention_mask: Tensor | None, query_positions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute chosen positions, with their queries folded through the key and value projections.
 
         q . (W_k x + b_k) = (W_k^T q) . x + q . b_k, and sum_i a_i (W_v x_i + b_v) = W_v (sum_i a_i x_i) +
         b_v sum_i a_i, so the L word pieces are never projected. q . b_k is the same for all keys of a query and cancels
-        in the softmax: the key bias has no influence, and a gradient of 0, here and in the full form. The sum of a
-        query's weights is 1 until dropout thins them, hence the factor on the value bias.
+        in the softmax: the key bias has no influence and its gradient is 0, here as in the full form. The weights of
+        a query sum to 1 before dropout and to another number after it, hence the factor on the value bias.
         """
         B, _, H = hidden.shape
-        N, D, Q = self.num_heads, self.head_size, len(positions)
-        query = self.query(hidden[:, positions]).view(B, Q, N, D)
+        N, D, Q = self.num_heads, self.head_size, len(query_positions)
+        query = self.query(hidden[:, query_positions]).view(B, Q, N, D)
         folded = torch.einsum("bqnd,ndh->bnqh", query, self.key.weight.view(N, D, H))
-        # heads and queries side by side: one product over the word pieces per review, not one per head
+        # heads and queries in one dimension: one product over the word pieces per review, not one per head
         probs = attention_probs(folded.reshape(B, 1, N * Q, H), hidden[:, None], attention_mask, scale=self.scale)
         kept = self.dropout(probs.view(B, N * Q, -1)).to(hidden.dtype)
         pooled = (kept @ hidden).view(B, N, Q, H)
         context = torch.einsum("bnqh,ndh->bqnd", pooled, self.value.weight.view(N, D, H))
         row_sums = kept.sum(dim=-1).view(B, N, Q).transpose(1, 2)[..., None]  # [B, Q, N, 1]
-        # 0 * key bias: its gradient is 0, and DistributedDataParallel waits for one from every trained parameter
+        # 0 * key bias gives it a gradient of 0: DistributedDataParallel waits for one from every trained parameter
         context = context + row_sums * self.value.bias.view(N, D) + 0 * self.key.bias.view(N, D)
         return context.reshape(B, Q, H), probs.view(B, N, Q, -1)
 
 
 class BertSelfOutput(nn.Module):
-    """Projection, dropout, residual, norm. Serves after attention and after the feed-forward layer alike."""
+    """Projection, dropout, residual, norm: after attention, and after the feed-forward layer."""
 
-    def __init__(self, *, input_size: int, hidden_size: int, layer_norm_eps: float, dropout: float) -> None:
+    def __init__(self, config: BertConfig, *, input_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(input_size, hidden_size)
-        self.LayerNorm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(self.dropout(self.dense(inner)) + residual)
@@ -183,34 +166,17 @@ class BertSelfOutput(nn.Module):
 
 
 class BertAttention(nn.Module):
-    """Self-attention and what follows it. `self` is the published name of the first part."""
+    """Self-attention and its output projection. `self` is the published name of the first."""
 
-    def __init__(
-        self,
-        *,
-        hidden_size: int,
-        num_attention_heads: int,
-        layer_norm_eps: float,
-        hidden_dropout: float,
-        attention_dropout: float,
-    ) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.self = BertSelfAttention(
-            hidden_size=hidden_size, num_attention_heads=num_attention_heads, dropout=attention_dropout
-        )
-        self.output = BertSelfOutput(
-            input_size=hidden_size, hidden_size=hidden_size, layer_norm_eps=layer_norm_eps, dropout=hidden_dropout
-        )
+        self.self = BertSelfAttention(config)
+        self.output = BertSelfOutput(config, input_size=config.hidden_size)
 
     def forward(
-        self,
-        hidden: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        query_positions: Tensor | None = None,
-        return_probs: bool = False,
+        self, hidden: Tensor, attention_mask: Tensor | None, query_positions: Tensor | None, return_probs: bool
     ) -> tuple[Tensor, Tensor | None]:
-        context, probs = self.self(hidden, attention_mask, query_positions=query_positions, return_probs=return_probs)
+        context, probs = self.self(hidden, attention_mask, query_positions, return_probs)
         residual = hidden if query_positions is None else hidden[:, query_positions]
         return self.output(context, residual), probs
 
@@ -218,9 +184,9 @@ class BertAttention(nn.Module):
 class BertIntermediate(nn.Module):
     """The widening half of the feed-forward layer, with the exact (erf) GELU of the published weights."""
 
-    def __init__(self, *, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden_size, intermediate_size)
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.gelu(self.dense(hidden))
@@ -229,135 +195,77 @@ class BertIntermediate(nn.Module):
 class BertLayer(nn.Module):
     """One encoder layer: attention, then feed-forward, each with its residual and norm."""
 
-    def __init__(
-        self,
-        *,
-        hidden_size: int,
-        num_attention_heads: int,
-        intermediate_size: int,
-        layer_norm_eps: float,
-        hidden_dropout: float,
-        attention_dropout: float,
-    ) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.attention = BertAttention(
-            hidden_size=hidden_size,
-            num_attention_heads=num_attention_heads,
-            layer_norm_eps=layer_norm_eps,
-            hidden_dropout=hidden_dropout,
-            attention_dropout=attention_dropout,
-        )
-        self.intermediate = BertIntermediate(hidden_size=hidden_size, intermediate_size=intermediate_size)
-        self.output = BertSelfOutput(
-            input_size=intermediate_size,
-            hidden_size=hidden_size,
-            layer_norm_eps=layer_norm_eps,
-            dropout=hidden_dropout,
-        )
+        self.attention = BertAttention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertSelfOutput(config, input_size=config.intermediate_size)
 
     def forward(
         self,
         hidden: Tensor,
         attention_mask: Tensor | None = None,
-        *,
         query_positions: Tensor | None = None,
         return_probs: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden [B, L, H] -> [B, L, H] (or [B, Q, H] at the chosen positions) and probabilities if asked for."""
-        attended, probs = self.attention(
-            hidden, attention_mask, query_positions=query_positions, return_probs=return_probs
-        )
+        """Map hidden [B, L, H] to [B, L, H], or [B, Q, H] at the chosen positions, and the probabilities or None.
+
+        With query_positions [Q] the probabilities are always returned: they cost nothing.
+        """
+        attended, probs = self.attention(hidden, attention_mask, query_positions, return_probs)
         return self.output(self.intermediate(attended), attended), probs
 
 
+def run_layers(
+    layers: Sequence[nn.Module] | nn.ModuleList,
+    hidden: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    cls_only: bool = False,
+    return_probs: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """Apply some encoder layers to hidden [B, L, H]; return the last output and the probabilities of each layer.
+
+    With `cls_only`, the last of the layers is computed for `[CLS]` alone: the output is [B, 1, H]. Probabilities are
+    [B, N, L, L] with `return_probs`; without, there are only those of the layer computed for `[CLS]`, [B, N, 1, L].
+    """
+    attentions = []
+    for number, layer in enumerate(layers, start=1):
+        query_positions = hidden.new_zeros(1, dtype=torch.long) if cls_only and number == len(layers) else None
+        hidden, probs = layer(hidden, attention_mask, query_positions, return_probs)
+        if probs is not None:
+            attentions.append(probs)
+    return hidden, attentions
+
+
 class BertEncoder(nn.Module):
-    """The stack of layers. The list is public: a caller that wants part of the stack walks that part."""
+    """The stack of layers under its published name; `run_layers` applies it, or a part of it."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(
-            BertLayer(
-                hidden_size=config.hidden_size,
-                num_attention_heads=config.num_attention_heads,
-                intermediate_size=config.intermediate_size,
-                layer_norm_eps=config.layer_norm_eps,
-                hidden_dropout=config.hidden_dropout_prob,
-                attention_dropout=config.attention_probs_dropout_prob,
-            )
-            for _ in range(config.num_hidden_layers)
-        )
-
-    def forward(
-        self, hidden: Tensor, attention_mask: Tensor | None = None, *, return_probs: bool = False
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """hidden [B, L, H] -> the output of every layer and, if asked for, the probabilities of every layer."""
-        hidden_states, attentions = [], []
-        for layer in self.layer:
-            hidden, probs = layer(hidden, attention_mask, return_probs=return_probs)
-            hidden_states.append(hidden)
-            if probs is not None:
-                attentions.append(probs)
-        return hidden_states, attentions
-
-
-class BertPooler(nn.Module):
-    """Dense + tanh on the first token (Devlin et al. 2019, section 4.1; their next-sentence input)."""
-
-    def __init__(self, *, hidden_size: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return torch.tanh(self.dense(hidden[:, 0]))
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
 
 class BertModel(nn.Module):
-    """Embeddings, encoder and, unless left out, the pooler."""
+    """Embeddings and encoder."""
 
-    def __init__(self, config: BertConfig, *, add_pooling_layer: bool = True) -> None:
+    def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(config)
         self.encoder = BertEncoder(config)
-        self.pooler = BertPooler(hidden_size=config.hidden_size) if add_pooling_layer else None
         self.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """N(0, initializer_range) for matrices, zero for biases, as the published models began."""
+        """Draw matrices from N(0, initializer_range) and set biases to zero, as the published models began."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            with torch.no_grad():
-                module.weight[module.padding_idx].zero_()
+            nn.init.zeros_(module.weight[module.padding_idx])
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        *,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> BertOutput:
-        """input_ids [B, L] int64, attention_mask [B, L] true (or 1) at real word pieces, token_type_ids [B, L].
-
-        Raises `InputError` if L exceeds the position table.
-        """
-        _, L = input_ids.shape
-        if self.config.max_position_embeddings < L:
-            raise InputError(
-                f"{L} word pieces, but the model has positions for {self.config.max_position_embeddings}: "
-                "lower data.max_length"
-            )
-        mask = None if attention_mask is None else attention_mask.bool()
-        embedded = self.embeddings(input_ids, token_type_ids)
-        hidden_states, attentions = self.encoder(embedded, mask, return_probs=output_attentions)
-        last = hidden_states[-1] if hidden_states else embedded
-        return BertOutput(
-            last_hidden_state=last,
-            pooler_output=None if self.pooler is None else self.pooler(last),
-            hidden_states=(embedded, *hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
-        )
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map input_ids [B, L] to hidden states [B, L, H]. attention_mask [B, L] is true at real word pieces."""
+        hidden, _ = run_layers(self.encoder.layer, self.embeddings(input_ids), attention_mask)
+        return hidden

@@ -1,8 +1,7 @@
-"""What a checkpoint holds and how it is read back.
+"""What a checkpoint of this project holds, and how a classifier is rebuilt from it.
 
-Lightning's own entries (loops, optimizer, schedule, callbacks), the trained parameters only, and under one key what
-rebuilds the rest: where the published weights came from with their SHA-256, and every setting that decides a verdict.
-All plain types, so that reading one can run no code.
+Besides Lightning's own entries, a file holds under `FORMAT_KEY` what rebuilds the model: the name and SHA-256 of the
+published files and every setting that decides a prediction. All are plain types, so reading a file runs no code.
 """
 
 from collections.abc import Iterator
@@ -11,49 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from bertlens.data.batching import BatchSettings
-from bertlens.data.reviews import ReviewSettings
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.model.bert import BertConfig
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.pretrained import Pretrained, PretrainedSettings, find_pretrained, load_strictly, read_weights
+from bertlens.model.pretrained import Pretrained, find_pretrained, load_strictly, read_weights
+from bertlens.model.settings import ModelSettings, PublishedSettings
 from bertlens.system.archive import load_archive
-from bertlens.system.files import atomic_write
+from bertlens.system.settings import check
 
 FORMAT_KEY = "bertlens"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLDEST_FORMAT_VERSION = 1  # of 0.1.0
+FROZEN_KEY = "frozen_parameters"  # of a whole model: what the LightningModule's state_dict lacks
 RANDOM_KEY = "random_state"
 METRICS_KEY = "train_metrics"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """How the classifier is cut and computed."""
-
-    trainable_layers: int | str = 1
-    attention_mask: bool = True
-    frozen_dropout: bool = False
-    frozen_dtype: str = "bfloat16"
+FROZEN_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DIGESTS = ("training reviews", "published files")  # entries whose values say nothing to a reader
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """Everything but the trained parameters: enough to build the same model and to read the same reviews."""
+    """What rebuilds a classifier and its tokenizer, and reads the same reviews; all but the trained parameters."""
 
-    pretrained: PretrainedSettings
-    sha256: dict[str, str]
-    config: BertConfig
     model: ModelSettings
-    tokenizer: TokenizerSettings
-    reviews: ReviewSettings
-    batches: BatchSettings
+    data: DataSettings  # with `lowercase` resolved
+    frozen_dtype: str
+    precision: str = "32-true"
+    sha256: dict[str, str]  # of the published files
+    config: BertConfig
     label_names: list[str]
-    settings: dict[str, Any] = field(default_factory=dict)  # what decides a run's steps, by key; only ever compared
-    vocabulary: list[str] = field(default_factory=list)  # stored with a whole model only
+    settings: dict[str, Any] = field(default_factory=dict)  # the keys that decide a run's steps; only compared
+    vocabulary: list[str] = field(default_factory=list)  # stored only with a whole model
 
     def to_dict(self, *, whole_model: bool) -> dict[str, Any]:
         plain = asdict(self) | {"format_version": FORMAT_VERSION}
@@ -61,21 +52,39 @@ class CheckpointInfo:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "CheckpointInfo":
-        parts: dict[str, Any] = {
-            "pretrained": PretrainedSettings,
-            "config": BertConfig,
-            "model": ModelSettings,
-            "tokenizer": TokenizerSettings,
-            "reviews": ReviewSettings,
-            "batches": BatchSettings,
-        }
-        return cls(
-            **{name: make(**plain[name]) for name, make in parts.items()},
+        """Read what `to_dict` made, or what 0.1.0 wrote."""
+        if plain["format_version"] == OLDEST_FORMAT_VERSION:
+            plain = _convert_oldest(plain)
+        model = plain["model"] | {"published": PublishedSettings(**plain["model"]["published"])}
+        info = cls(
+            model=ModelSettings(**model),
+            data=DataSettings(**plain["data"]),
+            frozen_dtype=plain["frozen_dtype"],
+            precision=plain["precision"],
             sha256=dict(plain["sha256"]),
+            config=BertConfig(**plain["config"]),
             label_names=list(plain["label_names"]),
             settings=dict(plain["settings"]),
             vocabulary=list(plain["vocabulary"]),
         )
+        if info.frozen_dtype not in FROZEN_DTYPES:
+            raise InputError(f"frozen_dtype={info.frozen_dtype!r}: choose one of {', '.join(FROZEN_DTYPES)}")
+        check(info.model, "model.")
+        check(info.data, "data.")
+        return info
+
+
+def _convert_oldest(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of format 1 as those of format 2."""
+    settings = dict(plain["model"])
+    frozen_dtype = settings.pop("frozen_dtype")
+    published = plain["pretrained"]
+    return plain | {
+        "model": settings | {"pretrained": published["name"], "published": published},
+        "data": plain["tokenizer"] | plain["reviews"] | plain["batches"],
+        "frozen_dtype": frozen_dtype,
+        "precision": plain["settings"].get("trainer.precision", "32-true"),
+    }
 
 
 @dataclass(frozen=True)
@@ -84,122 +93,104 @@ class Checkpoint:
 
     path: Path
     info: CheckpointInfo
-    parameters: dict[str, Tensor]  # of the classifier, by name
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and moved over it, and read without running code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with atomic_write(Path(path)) as file:
-            torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        return read_raw(Path(path))
-
-
-def random_state() -> dict[str, Any]:
-    """Where the random numbers stand: dropout is all that draws on them, the order of reviews has its own."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    parameters: dict[str, Tensor]  # by the classifier's names; all of them if it holds a whole model
 
 
 def read_raw(path: Path) -> dict[str, Any]:
-    """Everything in a checkpoint file, on the CPU. Raises `InputError` if it is not one of ours."""
-    if path.is_dir():
-        raise InputError(f"checkpoint={path}: a folder; name the file in it, such as {path / 'best.ckpt'}")
+    """Return everything in a checkpoint file, on the CPU. Raises `InputError` if this project did not write it."""
     try:
         raw: dict[str, Any] = load_archive(path)
-    except FileNotFoundError as error:
-        raise InputError(f"checkpoint={path}: no such file") from error
-    except PermissionError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"checkpoint={path}: {error.strerror}") from error
-    except Exception as error:  # damaged archives and pickles fail in every way there is
-        raise InputError(
-            f"checkpoint={path}: not readable as a checkpoint; it is cut short, damaged or of another kind"
-        ) from error
+    except Exception as error:  # damaged archives and pickles can raise anything
+        raise InputError(f"checkpoint={path}: not readable; it is cut short, damaged, or no checkpoint") from error
     info = raw.get(FORMAT_KEY) if isinstance(raw, dict) else None
     if not isinstance(info, dict) or "state_dict" not in raw:
         raise InputError(f"checkpoint={path}: not written by this project")
-    if info.get("format_version") != FORMAT_VERSION:
+    if info.get("format_version") not in (OLDEST_FORMAT_VERSION, FORMAT_VERSION):
         raise InputError(
-            f"checkpoint={path}: format {info.get('format_version')!r}, and this version reads format {FORMAT_VERSION}"
+            f"checkpoint={path}: format {info.get('format_version')!r}; "
+            f"this version reads formats {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION}"
         )
-    if named := next(_named_objects(raw, ""), None):
-        raise InputError(f"checkpoint={path}: {named}: a checkpoint holds values only; nothing may be named in it")
+    if named := next(_find_named_objects(raw, ""), None):
+        raise InputError(f"checkpoint={path}: {named}: a checkpoint holds values and must not name objects")
     return raw
 
 
-def _named_objects(node: Any, key: str) -> Iterator[str]:
-    """Each `_target_` in what was read. Nothing here would make the object; what reads the settings next might."""
+def _find_named_objects(node: Any, key: str) -> Iterator[str]:
+    """Yield each `_target_`, Hydra's key for an object to make. No code here makes it; a callback's code might."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
     for last, value in items:
-        here = f"{key}.{last}" if key else str(last)
+        name = f"{key}.{last}" if key else str(last)
         if last == "_target_":
-            yield f"{here}={value!r}"
-        yield from _named_objects(value, here)
+            yield f"{name}={value!r}"
+        yield from _find_named_objects(value, name)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The settings and trained parameters in a checkpoint file."""
+    """Read the settings and parameters in a checkpoint file."""
     raw = read_raw(path)
     try:
         info = CheckpointInfo.from_dict(raw[FORMAT_KEY])
-        parameters = {name.removeprefix("classifier."): tensor for name, tensor in raw["state_dict"].items()}
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        named = {**raw["state_dict"], **raw.get(FROZEN_KEY, {})}
+        parameters = {name.removeprefix("classifier."): tensor for name, tensor in named.items()}
+    except (InputError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"checkpoint={path}: its settings are damaged ({error})") from error
     return Checkpoint(path=path, info=info, parameters=parameters)
 
 
 def check_resumable(path: Path, info: CheckpointInfo) -> None:
-    """Raise `InputError` where going on from a checkpoint would not give what the run, never stopped, would have."""
+    """Raise `InputError` if a run with these settings, resumed from a checkpoint, would not compute the same steps."""
     earlier = read_checkpoint(path).info
     before, now = (
         each.settings | {"published files": each.sha256, "labels": each.label_names} for each in (earlier, info)
     )
-    changed = [f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in now if before.get(name) != now[name]]
+    if before.keys() != now.keys():
+        raise InputError(
+            f"checkpoint={path}: written by another version of this project or of Lightning; "
+            "it can be evaluated and explained, but a run cannot be resumed from it"
+        )
+    changed = [
+        f"the {name} are others" if name in DIGESTS else f"{name} was {before[name]!r} and is {now[name]!r}"
+        for name in now
+        if before[name] != now[name]
+    ]
     if changed:
-        raise InputError(f"{path}: written by a run with other settings: {'; '.join(changed)}: start a new run instead")
+        raise InputError(
+            f"checkpoint={path}: written by a run with other settings: {'; '.join(changed)}: "
+            "set them back, or start a new run"
+        )
 
 
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:
-    """The classifier of these settings, its weights not yet loaded."""
+    """Build the classifier of these settings. Its encoder's weights are still random."""
     return ReviewClassifier(
         info.config,
         num_classes=len(info.label_names),
         trainable_layers=info.model.trainable_layers,
         frozen_dropout=info.model.frozen_dropout,
-        frozen_dtype=getattr(torch, info.model.frozen_dtype),
+        frozen_dtype=FROZEN_DTYPES[info.frozen_dtype],
     )
 
 
 def load_published(classifier: ReviewClassifier, pretrained: Pretrained) -> None:
-    """Put the published weights into the encoder."""
+    """Copy the published weights into the encoder."""
     load_strictly(classifier.bert, read_weights(pretrained.weights_path), source=str(pretrained.weights_path))
 
 
 def restore(checkpoint: Checkpoint) -> tuple[ReviewClassifier, ReviewTokenizer]:
-    """The classifier and tokenizer of a checkpoint, in eval mode.
+    """Rebuild the classifier, on the CPU and in eval mode, and its tokenizer.
 
-    Raises `InputError` if the published weights it was trained on are not to be had, or are not the same any more.
+    Raises `InputError` if the published weights it was trained on cannot be found, or have changed.
     """
-    info = checkpoint.info
-    classifier = build_classifier(info)
-    if info.vocabulary:  # a whole model
-        vocabulary = info.vocabulary
-        load_strictly(classifier, checkpoint.parameters, source=f"checkpoint={checkpoint.path}")
-    else:
-        pinned = PretrainedSettings(**asdict(info.pretrained) | {"sha256": info.sha256})
-        pretrained = find_pretrained(pinned)
+    info, parameters = checkpoint.info, checkpoint.parameters
+    classifier, vocabulary = build_classifier(info), info.vocabulary
+    if not vocabulary:  # not a whole model
+        pretrained = find_pretrained(info.model, sha256=info.sha256)
         vocabulary = pretrained.vocabulary
         load_published(classifier, pretrained)
-        own = classifier.state_dict()
         trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
-        frozen = {name: tensor for name, tensor in own.items() if name not in trained}
-        load_strictly(classifier, frozen | checkpoint.parameters, source=f"checkpoint={checkpoint.path}")
-    return classifier.eval(), ReviewTokenizer(vocabulary, info.tokenizer)
+        frozen = {name: tensor for name, tensor in classifier.state_dict().items() if name not in trained}
+        parameters = frozen | parameters
+    load_strictly(classifier, parameters, source=f"checkpoint={checkpoint.path}")
+    return classifier.eval(), ReviewTokenizer(vocabulary, info.data)

@@ -1,22 +1,23 @@
 """BERT with a linear head on `[CLS]`, in two parts: a frozen prefix and a trained suffix.
 
-This is the only module that decides where the line between the two lies. `trainable_layers` counts encoder layers from
-the top: 0 trains the head alone, N every layer, "all" the embeddings too. The prefix has no gradient and stays in eval
-mode whatever its parents are told, so for a given review it always computes the same numbers: they can be stored.
+This is the only module that decides where one part ends and the other begins. `trainable_layers` counts encoder layers
+from the top: 0 trains only the head, N every layer, "all" the embeddings too. The prefix has no gradient and no
+dropout, so it always computes the same hidden states for a review, and they can be stored.
 
-The head reads `[CLS]` only, so the top layer is computed for that one query; see `BertSelfAttention`.
+The head reads only `[CLS]`, so the top layer is computed for that one query; see `BertSelfAttention`.
 
-Shapes: B reviews, L word pieces, H hidden size, C classes. Depth is the number of encoder layers already applied.
+Shapes: B reviews, L word pieces, H hidden size, N heads, C classes. Depth is the number of encoder layers applied.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bertlens.errors import InputError
-from bertlens.model.bert import BertConfig, BertModel
+from bertlens.model.bert import BertConfig, BertModel, run_layers
 
 
 class PartSize(NamedTuple):
@@ -27,8 +28,107 @@ class PartSize(NamedTuple):
     trained: bool
 
 
+class FrozenPrefix:
+    """The embeddings and the frozen layers of a classifier, as a function of word-piece ids.
+
+    Not an `nn.Module`, so a LightningModule that holds it neither saves, moves, averages nor trains it.
+    """
+
+    def __init__(self, bert: BertModel, *, depth: int) -> None:
+        self.depth = depth
+        self.num_layers = bert.config.num_hidden_layers
+        self.hidden_size = bert.config.hidden_size
+        self._config = bert.config
+        self._embeddings = bert.embeddings
+        self._layers = list(bert.encoder.layer[:depth])
+
+    def __call__(
+        self, inputs: Tensor, attention_mask: Tensor | None = None, *, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Map ids [B, L], or hidden states after `start` layers, to hidden states after `stop` (or all) layers.
+
+        Returns [B, L, H], or [B, 1, H] after the model's last layer, of which only `[CLS]` is read.
+        """
+        stop = self.depth if stop is None else stop
+        layers, cls_only = self._layers[start:stop], stop == self.num_layers
+        return _run_frozen(self._embeddings, layers, inputs, attention_mask, cls_only=cls_only)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._embeddings.LayerNorm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._embeddings.LayerNorm.weight.device
+
+    def to(self, device: torch.device) -> "FrozenPrefix":
+        """Move the parameters, which the classifier shares, to a device."""
+        for module in (self._embeddings, *self._layers):
+            module.to(device)
+        return self
+
+    def digests(self) -> list[str]:
+        """Return, for each depth from 0 up, a digest of the parameters and settings that make those hidden states."""
+        running = hashlib.sha256(f"{self._config.num_attention_heads} {self._config.layer_norm_eps}".encode())
+        digests = []
+        for module in (self._embeddings, *self._layers):
+            for name, parameter in sorted(module.state_dict().items()):
+                running.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+                running.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digests.append(running.copy().hexdigest())
+        return digests
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenPrefix":
+        """Return this object: callbacks that average weights copy the LightningModule, and the prefix is constant."""
+        return self
+
+
+class TrainedSuffix(nn.Module):
+    """The layers above a classifier's prefix and the head; all of it if there is no prefix.
+
+    Shares the classifier's modules, and names their parameters as the classifier does.
+    """
+
+    def __init__(self, classifier: "ReviewClassifier") -> None:
+        super().__init__()
+        bert, prefix = classifier.bert, classifier.prefix
+        start = 0 if prefix is None else prefix.depth
+        layers = {str(index): layer for index, layer in enumerate(bert.encoder.layer) if index >= start}
+        embeddings = {"embeddings": bert.embeddings} if prefix is None else {}
+        # dictionaries give the parameters their published names: bert.encoder.layer.5...
+        encoder = nn.ModuleDict({"layer": nn.ModuleDict(layers)})
+        self.bert = nn.ModuleDict(embeddings | {"encoder": encoder})
+        self.head = classifier.head
+        # the layers held here that are not trained, but have dropout; None: there are none, not even the embeddings
+        self.frozen_depth = classifier.frozen_depth if prefix is None else None
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map the prefix's hidden states [B, L, H], or ids [B, L] if there is no prefix, to logits [B, C]."""
+        hidden, layers = inputs, list(self.bert.get_submodule("encoder.layer").children())
+        if self.frozen_depth is not None:
+            frozen, layers = layers[: self.frozen_depth], layers[self.frozen_depth :]
+            cls_only = not layers
+            hidden = _run_frozen(self.bert["embeddings"], frozen, inputs, attention_mask, cls_only=cls_only)
+        elif "embeddings" in self.bert:
+            hidden = self.bert["embeddings"](inputs)
+        hidden = hidden.to(self.head.weight.dtype)
+        hidden, _ = run_layers(layers, hidden, attention_mask, cls_only=True)
+        logits: Tensor = self.head(hidden[:, 0])
+        return logits
+
+
+def _run_frozen(
+    embeddings: nn.Module, layers: Sequence[nn.Module], inputs: Tensor, attention_mask: Tensor | None, *, cls_only: bool
+) -> Tensor:
+    """Return the last hidden states of ids or hidden states, without gradient, in the parameters' own precision."""
+    with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+        hidden = inputs if inputs.is_floating_point() else embeddings(inputs)
+        hidden, _ = run_layers(layers, hidden, attention_mask, cls_only=cls_only)
+    return hidden
+
+
 class ReviewClassifier(nn.Module):
-    """Word pieces, or stored hidden states, to logits."""
+    """Map word pieces, or stored hidden states, to logits."""
 
     def __init__(
         self,
@@ -41,108 +141,78 @@ class ReviewClassifier(nn.Module):
     ) -> None:
         super().__init__()
         num_layers = config.num_hidden_layers
-        if trainable_layers != "all" and not (
-            isinstance(trainable_layers, int) and 0 <= trainable_layers <= num_layers
-        ):
+        if isinstance(trainable_layers, int) and trainable_layers > num_layers:
             raise InputError(
                 f"model.trainable_layers={trainable_layers!r}: this model has {num_layers} layers; "
                 f"choose 0 (head only) to {num_layers}, or all (embeddings too)"
             )
-        self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert = BertModel(config)
         self.head = nn.Linear(config.hidden_size, num_classes)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        # depth of the frozen prefix; None: nothing is frozen, not even the embeddings
+        # None: nothing is frozen, not even the embeddings
         self.frozen_depth = None if isinstance(trainable_layers, str) else num_layers - trainable_layers
         self.frozen_dropout = frozen_dropout
-        self.prefix_compiled = False
-        for module in self.frozen_modules():
+        for module in self._frozen_modules():
             module.requires_grad_(False).to(frozen_dtype)
-        self.register_buffer("_cls_position", torch.zeros(1, dtype=torch.long), persistent=False)
         self.train()
 
-    def frozen_modules(self) -> list[nn.Module]:
+    def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_depth is None:
             return []
         return [self.bert.embeddings, *self.bert.encoder.layer[: self.frozen_depth]]
-
-    def compile_prefix(self) -> None:
-        """Let torch.compile fuse the frozen layers, one graph for all lengths. Worth its start-up on long jobs."""
-        for module in self.frozen_modules():
-            module.compile(dynamic=True)
-        self.prefix_compiled = True
 
     @property
     def num_layers(self) -> int:
         return len(self.bert.encoder.layer)
 
+    @property
+    def prefix(self) -> FrozenPrefix | None:
+        """What computes the same in every epoch; None if nothing is frozen, or frozen layers have dropout."""
+        if self.frozen_depth is None or self.frozen_dropout:
+            return None
+        return FrozenPrefix(self.bert, depth=self.frozen_depth)
+
+    @property
+    def suffix(self) -> TrainedSuffix:
+        """What comes after the prefix."""
+        return TrainedSuffix(self)
+
     def train(self, mode: bool = True) -> "ReviewClassifier":
-        """As `nn.Module.train`, but the prefix stays in eval mode unless its dropout is wanted, the notebook's way."""
+        """Set the mode of the trained part; the prefix stays in eval mode."""
         super().train(mode)
         if not self.frozen_dropout:
-            for module in self.frozen_modules():
+            for module in self._frozen_modules():
                 module.eval()
         return self
 
     def forward(self, inputs: Tensor, attention_mask: Tensor | None = None, *, depth: int = 0) -> Tensor:
-        """ids [B, L] or hidden states [B, L, H] after `depth` layers -> logits [B, C]."""
-        return self.suffix(self.prefix(inputs, attention_mask, depth=depth), attention_mask)
-
-    def prefix(
-        self, inputs: Tensor, attention_mask: Tensor | None = None, *, depth: int = 0, stop: int | None = None
-    ) -> Tensor:
-        """ids [B, L] or hidden states after `depth` layers -> hidden states where training begins, without gradient.
-
-        [B, L, H], or [B, 1, H] if every layer is frozen: then only `[CLS]` is read of the last. `stop` ends earlier.
-        """
-        if self.frozen_depth is None:
-            hidden: Tensor = self.bert.embeddings(inputs)
-            return hidden
-        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
-            hidden = inputs if inputs.is_floating_point() else self.bert.embeddings(inputs)
-            return self._layers(hidden, attention_mask, start=depth, stop=self.frozen_depth if stop is None else stop)
-
-    def suffix(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Hidden states where training begins -> logits [B, C]."""
-        hidden = hidden.to(self.head.weight.dtype)
-        hidden = self._layers(hidden, attention_mask, start=self.frozen_depth or 0, stop=self.num_layers)
-        logits: Tensor = self.head(hidden[:, 0])
+        """Map ids [B, L], or hidden states [B, L, H] after `depth` layers, to logits [B, C]."""
+        prefix = self.prefix
+        hidden = inputs if prefix is None else prefix(inputs, attention_mask, start=depth)
+        logits: Tensor = self.suffix(hidden, attention_mask)
         return logits
-
-    def _layers(self, hidden: Tensor, attention_mask: Tensor | None, *, start: int, stop: int) -> Tensor:
-        for index in range(start, stop):
-            top = index == self.num_layers - 1
-            hidden, _ = self.bert.encoder.layer[index](
-                hidden, attention_mask, query_positions=self._cls_position if top else None
-            )
-        return hidden
 
     def attend(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, every_layer: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits [B, C] and, of the last layer or of every one, what each head's `[CLS]` attends to.
+        """Return the logits [B, C] and attention probabilities.
 
-        [B, N, 1, L] of the last layer alone, as training computes it; [B, N, L, L] of each layer, from the bottom up,
-        with `every_layer`, as rollout needs them.
+        Those of `[CLS]` in the last layer, one [B, N, 1, L]; or, with `every_layer`, a [B, N, L, L] of each layer from
+        the bottom up, as rollout needs them.
         """
+        layers, depth = self.bert.encoder.layer, self.frozen_depth or 0
         hidden: Tensor = self.bert.embeddings(input_ids)
         attentions = []
-        for index, layer in enumerate(self.bert.encoder.layer):
-            if index == self.frozen_depth:
-                hidden = hidden.to(self.head.weight.dtype)
-            only_cls = index == self.num_layers - 1 and not every_layer
-            hidden, probs = layer(
-                hidden,
-                attention_mask,
-                query_positions=self._cls_position if only_cls else None,
-                return_probs=every_layer,
-            )
-            if probs is not None:
-                attentions.append(probs)
-        return self.head(hidden[:, 0].to(self.head.weight.dtype)), attentions
+        for part in (layers[:depth], layers[depth:]):
+            cls_only = not every_layer and len(part) > 0 and part[-1] is layers[-1]
+            hidden, probs = run_layers(part, hidden, attention_mask, cls_only=cls_only, return_probs=every_layer)
+            hidden = hidden.to(self.head.weight.dtype)  # above the frozen part
+            attentions += probs
+        return self.head(hidden[:, 0]), attentions
 
     def parts(self) -> Iterator[PartSize]:
-        """The model part by part, for the table at the start of a run."""
+        """Yield the model part by part, for the table at the start of a run."""
         named: list[tuple[str, nn.Module]] = [("embeddings", self.bert.embeddings)]
         named += [(f"layer {index}", layer) for index, layer in enumerate(self.bert.encoder.layer)]
         for name, module in [*named, ("head", self.head)]:

@@ -1,162 +1,150 @@
-"""Published weights into `bert.py`: found, verified, read and matched by name, strictly.
+"""Find a published model's files, verify them, and load them into `bert.py` by name, strictly.
 
-A model is a folder with `config.json`, `vocab.txt` and `model.safetensors` (or `pytorch_model.bin`): one on this
-machine, one inside an installed package, or one fetched from the hub at a pinned revision. Nothing that is read can
-run code, and a configured SHA-256 is checked before a byte is parsed.
+A model is a folder with `config.json`, `vocab.txt` and `model.safetensors` (or `pytorch_model.bin`): on this machine,
+inside an installed package, or downloaded from the hub. Reading it runs no code, and a pinned SHA-256 is checked
+before a file is parsed.
 """
 
 import hashlib
 import importlib.util
 import json
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bertlens.data.tokenizer import read_vocabulary
 from bertlens.errors import InputError
 from bertlens.model.bert import BertConfig, num_parameters
+from bertlens.model.settings import ModelSettings, PublishedSettings
 from bertlens.system.archive import load_archive
-
-log = logging.getLogger(__name__)
+from bertlens.system.hub import fetch
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILE = "tokenizer_config.json"  # the one file that not every model has
-# what published checkpoints hold beside the encoder, and what a classifier has no use for
+TOKENIZER_FILE = "tokenizer_config.json"  # the only file that a model may lack
+# what published checkpoints hold besides the encoder, and a classifier does not need
 IGNORED_PREFIXES = ("cls.", "pooler.")
 IGNORED_NAMES = ("embeddings.position_ids",)
-# settings between 0 and 1, both left out
-NUMBERS = ("layer_norm_eps", "initializer_range")
+ARCHITECTURE = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainedSettings:
-    """Where a model comes from. Part of every checkpoint: plain types only."""
-
-    name: str  # a hub name or a folder
-    revision: str | None = None  # of the hub's repository
-    package: str | None = None  # an installed package that carries the same files
-    sha256: Mapping[str, str] = field(default_factory=dict)  # file name -> expected digest; empty: not pinned
+MAX_SIZE = 2**24  # of any size in config.json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A model's folder after its files were found, verified and its shape read."""
+    """A published model whose files were found and verified."""
 
-    folder: Path
     weights_path: Path
     config: BertConfig
     vocabulary: list[str]
     lowercase: bool
-    sha256: dict[str, str]  # file name -> digest of what was found
+    sha256: dict[str, str]  # file name: digest of what was found
 
 
-def find_pretrained(settings: PretrainedSettings) -> Pretrained:
-    """Locate, verify and describe a model. Raises `InputError` if it is not there or not what it should be."""
-    folder = _folder(settings)
-    weights_path = _weights_in(folder)
+def find_pretrained(model: ModelSettings, *, sha256: Mapping[str, str] | None = None) -> Pretrained:
+    """Find and verify the files of `model.pretrained`.
+
+    sha256: expected digests by file name, instead of the pins in `model.published`. Raises `InputError` if a file is
+    missing, is not the expected one, or does not describe a BERT model.
+    """
+    folder, pins = _find_folder(model)
+    weights_path = _find_weights(folder)
     if weights_path is None:
         raise InputError(f"model.pretrained={folder}: no {' or '.join(WEIGHT_FILES)} in this folder")
-    sha256 = _digests(weights_path, settings.sha256)
-    for name, digest in sha256.items():
-        # a pin list may leave out the smaller files, but not the weights
-        expected = settings.sha256.get(name, "no such file" if name in WEIGHT_FILES else digest)
-        if settings.sha256 and expected != digest:
-            raise InputError(
-                f"{folder / name}: its SHA-256 is {digest}, but {settings.name} was pinned with "
-                f"{expected}: fetch the file again"
-            )
+    found = _verify(weights_path, pins if sha256 is None else sha256)
     config = read_config(folder / "config.json")
-    check_size(config, weights_path)
+    _check_size(config, weights_path)
     vocabulary = read_vocabulary(folder / "vocab.txt")
     if len(vocabulary) > config.vocab_size:
         raise InputError(
             f"{folder / 'vocab.txt'}: {len(vocabulary)} word pieces, but config.json has vocab_size "
-            f"{config.vocab_size}: the two files are of different models"
+            f"{config.vocab_size}: the two files belong to different models"
         )
-    tokenizer_path = folder / TOKENIZER_FILE
-    tokenizer_config = _read_json(tokenizer_path) if tokenizer_path.is_file() else {}
+    tokenizer_config = _read_json(folder / TOKENIZER_FILE) if TOKENIZER_FILE in found else {}
+    lowercase = bool(tokenizer_config.get("do_lower_case", True))
     return Pretrained(
-        folder=folder,
-        weights_path=weights_path,
-        config=config,
-        vocabulary=vocabulary,
-        lowercase=bool(tokenizer_config.get("do_lower_case", True)),
-        sha256=sha256,
+        weights_path=weights_path, config=config, vocabulary=vocabulary, lowercase=lowercase, sha256=found
     )
 
 
-def _weights_in(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-
-
-def _folder(settings: PretrainedSettings) -> Path:
-    local = Path(settings.name).expanduser()
+def _find_folder(model: ModelSettings) -> tuple[Path, Mapping[str, str]]:
+    """Return the folder with the model's files, and the SHA-256 pins that apply to it."""
+    name = model.pretrained
+    local = Path(name).expanduser()
     if local.is_dir():
-        return local
-    if settings.package is not None:
-        spec = importlib.util.find_spec(settings.package)
-        if spec is not None and spec.origin is not None:
-            inside = Path(spec.origin).parent / "model"
-            if inside.is_dir():
-                return inside
-    if local.exists() or settings.name.startswith((".", "/", "~")):
-        raise InputError(f"model.pretrained={settings.name!r}: not a folder on this machine, and not a hub name")
-    try:
-        # the cache first: a revision pinned to a commit never changes, so no request is made where the files are there
-        cached = _snapshot(settings, local_files_only=True)
-        # what another tool or an interrupted download left there may be a part only
-        if (cached / "config.json").is_file() and (cached / "vocab.txt").is_file() and _weights_in(cached):
+        return local, {}
+    if local.exists() or name.startswith((".", "/", "~")):
+        raise InputError(f"model.pretrained={name!r}: not a folder on this machine, and not a hub name")
+    published = model.published if model.published.name == name else PublishedSettings()
+    return _find_packaged(published.package or "") or _download(name, published), published.sha256
+
+
+def _find_packaged(package: str) -> Path | None:
+    """Return the folder of a model that an installed package carries."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # a dotted name would be imported
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    return folder if folder.is_dir() else None
+
+
+def _download(name: str, published: PublishedSettings) -> Path:
+    """Return the folder of a model of the hub. If the hub's cache holds all files, no request is made."""
+    with suppress(OSError):
+        cached = _fetch(name, published.revision, offline_only=True)
+        # another program, or an interrupted download, may have left only some of the files
+        if (cached / "config.json").is_file() and (cached / "vocab.txt").is_file() and _find_weights(cached):
             return cached
-    except Exception as error:
-        log.debug("%s is not in the hub's cache: %s", settings.name, error)
     try:
-        return _snapshot(settings, local_files_only=False)
-    except Exception as error:  # of the hub or its HTTP client, whose errors share no closer base
-        remedy = f", pip install {settings.package.replace('_', '-')}" if settings.package else ""
+        return _fetch(name, published.revision, offline_only=False)
+    except OSError as error:
+        remedy = f", pip install {published.package.replace('_', '-')}" if published.package else ""
         raise InputError(
-            f"model.pretrained={settings.name!r}: neither on this machine nor to be had from the hub "
-            f"({type(error).__name__}). Without a network, set model.pretrained to a folder with config.json, "
-            f"vocab.txt and model.safetensors{remedy} and data.path to a folder of reviews, or run experiment=demo"
+            f"model.pretrained={name!r}: neither on this machine nor available from the hub ({error}). Without a "
+            "network, set model.pretrained to a folder with config.json, vocab.txt and model.safetensors"
+            f"{remedy} and data.path to a folder of reviews, or run experiment=demo"
         ) from error
 
 
-def _snapshot(settings: PretrainedSettings, *, local_files_only: bool) -> Path:
-    names = ["config.json", "vocab.txt", TOKENIZER_FILE]
-    folder = Path(
-        snapshot_download(
-            settings.name,
-            revision=settings.revision,
-            allow_patterns=[*names, WEIGHT_FILES[0]],
-            local_files_only=local_files_only,
-        )
-    )
-    if not (folder / WEIGHT_FILES[0]).is_file():  # the old format only where the new one is not offered
-        snapshot_download(
-            settings.name,
-            revision=settings.revision,
-            allow_patterns=[*names, WEIGHT_FILES[1]],
-            local_files_only=local_files_only,
-        )
+def _fetch(name: str, revision: str | None, *, offline_only: bool) -> Path:
+    for weights in WEIGHT_FILES:  # the old format only if the new one does not exist
+        patterns = ["config.json", "vocab.txt", TOKENIZER_FILE, weights]
+        folder = fetch(name, repo_type="model", revision=revision, allow_patterns=patterns, offline_only=offline_only)
+        if _find_weights(folder) is not None:
+            break
     return folder
 
 
-def _digests(weights_path: Path, pinned: Mapping[str, str]) -> dict[str, str]:
-    """The SHA-256 of every file that is read, the weights first."""
+def _find_weights(folder: Path) -> Path | None:
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+
+
+def _verify(weights_path: Path, pins: Mapping[str, str]) -> dict[str, str]:
+    """Return the SHA-256 of each file that is read. Raises `InputError` if one is missing or differs from its pin.
+
+    Pins may leave out the smaller files, but not the weights.
+    """
     folder = weights_path.parent
-    paths = [weights_path, folder / "config.json", folder / "vocab.txt"]
-    if TOKENIZER_FILE in pinned or (folder / TOKENIZER_FILE).is_file():
-        paths.append(folder / TOKENIZER_FILE)
-    return {path.name: _digest(path) for path in paths}
+    names = [weights_path.name, "config.json", "vocab.txt"]
+    if TOKENIZER_FILE in pins or (folder / TOKENIZER_FILE).is_file():
+        names.append(TOKENIZER_FILE)
+    found = {name: _hash_file(folder / name) for name in names}
+    for name, digest in found.items():
+        expected = pins.get(name, "no such file" if name in WEIGHT_FILES else digest)
+        if pins and expected != digest:
+            raise InputError(
+                f"{folder / name}: its SHA-256 is {digest}, but the model was pinned with {expected}: "
+                "fetch the file again"
+            )
+    return found
 
 
-def _digest(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -175,89 +163,60 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> BertConfig:
-    """The shape in a published `config.json`. Raises `InputError` for another architecture, naming it."""
+    """Read a published `config.json`. Raises `InputError` for another architecture, or a value out of range."""
     content = _read_json(path)
-    expected = {
-        "model_type": "bert",
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    }
-    for key, value in expected.items():
-        if content.get(key, value) != value:
-            raise InputError(f"{path}: {key} is {content[key]!r}; this encoder is BERT's, with {key} {value!r}")
-    sizes = (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-    )
-    probabilities = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-    wrong = [
-        f"{key}={content.get(key)!r}"
-        for key in sizes
-        if type(content.get(key)) is not int or not 1 <= content[key] < 2**24
-    ]
-    wrong += [
-        f"{key}={content[key]!r}"
-        for key in probabilities
-        if key in content and not (isinstance(content[key], int | float) and 0 <= content[key] < 1)
-    ]
-    wrong += [
-        f"{key}={content[key]!r}"
-        for key in NUMBERS
-        if key in content and not (isinstance(content[key], int | float) and 0 < content[key] < 1)
-    ]
-    padding = content.get("pad_token_id", 0)
-    if not wrong and not (type(padding) is int and 0 <= padding < content["vocab_size"]):
-        wrong.append(f"pad_token_id={padding!r}")
+    for key, expected in ARCHITECTURE.items():
+        if content.get(key, expected) != expected:
+            raise InputError(f"{path}: {key} is {content[key]!r}; this encoder is BERT's, with {key} {expected!r}")
+    values = {field.name: content.get(field.name, field.default) for field in fields(BertConfig)}
+    wrong = [f"{key}={content.get(key)!r}" for key, value in values.items() if not _is_valid(key, value)]
+    if not wrong and values["pad_token_id"] >= values["vocab_size"]:
+        wrong = [f"pad_token_id={values['pad_token_id']!r}"]
     if wrong:
         raise InputError(f"{path}: {', '.join(wrong)}: missing or out of range for a BERT model")
-    fields = {*sizes, *probabilities, *NUMBERS, "pad_token_id"}
-    return BertConfig(**{key: value for key, value in content.items() if key in fields})
+    return BertConfig(**values)
 
 
-def check_size(config: BertConfig, weights_path: Path) -> None:
-    """Raises `InputError` for a config.json of a larger model than the weights: building it might take all memory."""
+def _is_valid(key: str, value: Any) -> bool:
+    """Return whether a value of config.json has its key's type and lies in its range."""
+    if key.endswith("_prob"):
+        return isinstance(value, int | float) and 0 <= value < 1
+    if key in ("layer_norm_eps", "initializer_range"):
+        return isinstance(value, float) and 0 < value < 1
+    return type(value) is int and (0 if key == "pad_token_id" else 1) <= value < MAX_SIZE
+
+
+def _check_size(config: BertConfig, weights_path: Path) -> None:
+    """Raise `InputError` if config.json describes a larger model than the weights: it could fill the memory."""
     wanted, found = num_parameters(config), weights_path.stat().st_size
-    if wanted > found:  # no published format takes less than a byte a parameter
+    if wanted > found:  # every published format takes at least one byte per parameter
         raise InputError(
-            f"{weights_path.parent / 'config.json'}: describes a model of {wanted:,} parameters, and "
-            f"{weights_path} has {found:,} bytes: one of the two is damaged or of another model"
+            f"{weights_path.parent / 'config.json'}: describes a model of {wanted:,} parameters, but "
+            f"{weights_path} has {found:,} bytes: one of the two is damaged, or belongs to another model"
         )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of a weights file under today's names, in fp32. Raises `InputError` if it cannot be read."""
+    """Return all tensors of a weights file under today's names, in fp32. Raises `InputError` if it is damaged."""
     try:
-        if path.suffix == ".safetensors":
-            tensors = load_safetensors(path.read_bytes())
-        else:
-            tensors = load_archive(path, or_legacy=True)
-    except Exception as error:  # a damaged pickle can fail in any way: IndexError, struct.error, AssertionError ...
+        tensors = load_file(path) if path.suffix == ".safetensors" else load_archive(path, or_legacy=True)
+    except Exception as error:  # a damaged pickle can raise anything: IndexError, struct.error, AssertionError
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(
-            f"{path}: not readable as weights ({_first_line(error)}): cut short or damaged; fetch the file again"
+            f"{path}: not readable as weights ({reason}): cut short or damaged; fetch the file again"
         ) from error
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):
-        raise InputError(f"{path}: holds something other than named tensors; is it a model's weights file?")
-    weights = {_today(name): tensor.float() for name, tensor in tensors.items()}
+        raise InputError(f"{path}: holds something other than named tensors; is it the weights file of a model?")
+    weights = {_rename(name): tensor.float() for name, tensor in tensors.items()}
     if broken := sorted(name for name, tensor in weights.items() if not tensor.isfinite().all()):
-        raise InputError(f"{path}: values that are no numbers in {_few(broken)}; fetch the file again")
+        raise InputError(f"{path}: NaN or infinity in {_list_few(broken)}; fetch the file again")
     return weights
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _today(name: str) -> str:
+def _rename(name: str) -> str:
+    """Return a parameter's name in `bert.py`."""
     name = name.removeprefix("bert.")
     for old, new in OLD_NAMES.items():
         name = name.replace(old, new)
@@ -265,9 +224,9 @@ def _today(name: str) -> str:
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy `weights` into `module`; every name must match, with its shape, but for the few ignored on purpose.
+    """Copy `weights` into `module`. Every name must match, with its shape, except those ignored on purpose.
 
-    Raises `InputError` that lists what is missing, what is unexpected and what has another shape.
+    Raises `InputError` that lists the names that are missing, are unexpected, or have another shape.
     """
     own = module.state_dict()
     offered = {
@@ -285,10 +244,10 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, source: s
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{kind}: {_few(names)}" for kind, names in problems.items() if names)
-        raise InputError(f"{source}: its weights do not fit the model: {listed}")
+        listed = "; ".join(f"{kind}: {_list_few(names)}" for kind, names in problems.items() if names)
+        raise InputError(f"{source}: the weights do not fit the model: {listed}")
     module.load_state_dict(offered)
 
 
-def _few(names: list[str]) -> str:
+def _list_few(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

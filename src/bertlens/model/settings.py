@@ -21,7 +21,10 @@ class PublishedSettings:
 class ModelSettings:
     """Part of every checkpoint: plain types only."""
 
-    pretrained: str = setting(meaning="a hub name, or a folder with config.json, vocab.txt and model.safetensors")
+    pretrained: str = setting(
+        "google-bert/bert-base-uncased",
+        "a hub name, or a folder with config.json, vocab.txt and model.safetensors",
+    )
     published: PublishedSettings = section(PublishedSettings)
     trainable_layers: Any = setting(
         1, "encoder layers trained, from the top: 0 (head only) to all of them, or all", affects="steps"

@@ -1,5 +1,1 @@
-"""Explained reviews as one HTML page that needs nothing but a browser, and as the fragment a notebook shows."""
-
-from bertlens.report.render import classic_html, render_report
-
-__all__ = ["classic_html", "render_report"]
+"""Explained reviews as an HTML page, as a table in the terminal and in a notebook; the figures of a test."""

@@ -1,48 +1,211 @@
-"""A run's folder: what was measured, how long each stage took, and what produced it."""
+"""A run's folder: who may write into it, what was measured, how long each stage took, and what produced it.
+
+torch, pyarrow and matplotlib are imported where they are used: every entry point imports this before it knows its task.
+"""
 
 import json
+import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
+from omegaconf import OmegaConf
 
-from bertlens.config import WITHOUT_EFFECT
+from bertlens.errors import InputError
+from bertlens.system import stopping
 from bertlens.system.files import atomic_write
+from bertlens.system.settings import keys, values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
 
 PACKAGES = ("bertlens", "torch", "pytorch-lightning", "torchmetrics", "tokenizers", "datasets", "hydra-core", "numpy")
+HYDRA_FOLDER = ".hydra"
+ERROR_SUFFIX = ".error.txt"
+OUTPUTS = Path("outputs")
 
 
-class Stages:
-    """Seconds and reviews by stage."""
+@dataclass
+class Stage:
+    """One part of a run: its seconds, and how many reviews went through it."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.reviews: dict[str, int] = {}
+    seconds: float = 0.0
+    num_reviews: int | None = None
+
+
+@dataclass
+class Run:
+    """A run, its folder and what was typed for it. Nothing in the folder changes before `begin`."""
+
+    folder: Path
+    overrides: list[str] = field(default_factory=list)  # typed for this run, and in a sweep what varies
+    in_sweep: bool = False
+    stages: dict[str, Stage] = field(default_factory=dict)
+    hydra: Any = None  # Hydra's own part of the configuration
+    has_begun: bool = False
+
+    @classmethod
+    def of_hydra(cls) -> "Run":
+        """Return the run that Hydra has just composed."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra = HydraConfig.get()
+        overrides = [str(item) for item in cast(list[Any], OmegaConf.to_container(hydra.overrides.task, resolve=False))]
+        in_sweep = hydra.mode == RunMode.MULTIRUN
+        return cls(Path(hydra.runtime.output_dir), overrides, in_sweep=in_sweep, hydra=hydra)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
 
     @contextmanager
-    def __call__(self, name: str, *, num_reviews: int | None = None) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-        if num_reviews is not None:
-            self.reviews[name] = num_reviews
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Time a part of the run; a request to stop ends the run when the part is done."""
+        stopping.check()
+        start, stage = time.perf_counter(), Stage()
+        yield stage
+        stage.seconds = round(time.perf_counter() - start, 3)
+        self.stages[name] = stage
+        stopping.check()
 
-    def reviews_per_second(self) -> dict[str, float]:
-        return {name: round(count / max(self.seconds[name], 1e-9), 1) for name, count in self.reviews.items()}
+    def is_finished(self, config: Any) -> bool:
+        """Return whether a run with these settings has written its metrics into the folder."""
+        try:
+            written = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))["settings"]
+            earlier = {name: written.get(name) for name in settings_that_matter(config)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return bool(earlier == json.loads(json.dumps(settings_that_matter(config))))
+
+    def keep(self) -> dict[str, Any]:
+        """Leave a finished run as it is and return its metrics."""
+        print(f"{relative(self.folder)} is finished and left as it is")
+        metrics: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+        return metrics
+
+    def begin(self, config: Any, *, resumed: Path | None = None) -> None:
+        """Take the folder for this run, which may go on from a checkpoint, and write its configuration there.
+
+        Raise `InputError` if the folder holds another run that is neither resumed nor to be replaced.
+        """
+        self.has_begun = True
+        if not is_main_process():
+            return
+        goes_on = resumed is not None and resumed.resolve().parent == self.checkpoints.resolve()
+        if self._holds_a_run() and not goes_on:
+            if not config.overwrite:
+                raise InputError(
+                    f"{relative(self.folder)} holds another run: go on with it (resume={relative(self.folder)}), give "
+                    "another folder (hydra.run.dir=...), or replace it (overwrite=true)"
+                )
+            self._remove_run()
+        (self.folder / "metrics.json").unlink(missing_ok=True)
+        self.error_file.unlink(missing_ok=True)
+        saved: dict[str, Any] = {"config": OmegaConf.structured(config), "overrides": OmegaConf.create(self.overrides)}
+        if self.hydra is not None:
+            saved["hydra"] = OmegaConf.create({"hydra": self.hydra})
+        for name, content in saved.items():
+            with atomic_write(self.folder / HYDRA_FOLDER / f"{name}.yaml", "w") as file:
+                file.write(OmegaConf.to_yaml(content))
+
+    def _holds_a_run(self) -> bool:
+        return any((self.folder / name).exists() for name in ("checkpoints", "metrics.json", "report.html"))
+
+    def _remove_run(self) -> None:
+        for name in ("checkpoints", "tensorboard", HYDRA_FOLDER):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("metrics.json", "report.html"):
+            (self.folder / name).unlink(missing_ok=True)
+        for events in self.folder.glob("events.out.tfevents.*"):
+            events.unlink()
+
+    @property
+    def error_file(self) -> Path:
+        """Why the run failed, beside its folder, which holds an earlier run's results perhaps."""
+        return self.folder.with_name(self.folder.name + ERROR_SUFFIX)
+
+    def write_error(self, line: str) -> None:
+        """Write why a job of a sweep failed, for the table at the sweep's end."""
+        with atomic_write(self.error_file, "w") as file:
+            file.write(line + "\n")
+
+    def write_metrics(self, metrics: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """Write `metrics.json`: metrics by their logged names, seconds and speed by stage, and what produced them."""
+        content = {
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "seconds": {name: stage.seconds for name, stage in self.stages.items()},
+            "reviews_per_second": {
+                name: round(stage.num_reviews / max(stage.seconds, 1e-9), 1)
+                for name, stage in self.stages.items()
+                if stage.num_reviews is not None
+            },
+            **more,
+            **environment(),
+        }
+        write_json(self.folder / "metrics.json", content)
+        return content
+
+    def write_figures(self, drawn: Mapping[str, "Figure"]) -> None:
+        """Write each figure as `<name>.png`."""
+        for name, figure in drawn.items():
+            with atomic_write(self.folder / f"{name}.png") as file:
+                figure.savefig(file, format="png", dpi=120)
+
+
+def settings_that_matter(config: Any) -> dict[str, Any]:
+    """Return the settings that change what a run leaves behind, by key."""
+    known = keys(type(config))
+    return {name: value for name, value in values(config).items() if known[name].affects != "nothing"}
+
+
+def settings_of_the_steps(config: Any) -> dict[str, Any]:
+    """Return the settings that decide a run's steps, by key: those that a resumed run must keep."""
+    known = keys(type(config))
+    return {name: value for name, value in values(config).items() if known[name].affects == "steps"}
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that writes, of those that Lightning or a cluster started for one run."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def find_checkpoint(given: str) -> Path:
+    """Return the checkpoint file that is meant by a file, a run's folder, or `latest`.
+
+    Raise `InputError` for a folder without a checkpoint.
+    """
+    path = Path(given).expanduser()
+    if given == "latest":
+        found = [*OUTPUTS.glob("train/*/*/checkpoints"), *OUTPUTS.glob("sweeps/*/*/*/checkpoints")]
+        newest = max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+        if newest is None:
+            raise InputError("checkpoint=latest: no run in outputs/ has a checkpoint; train first, or give a path")
+        path = newest.parent
+    if not path.is_dir():
+        return path
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"checkpoint={given}: a folder without checkpoints/best.ckpt; give a run's folder or a .ckpt file")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, commit and machine, as far as they can be told."""
+    """Return versions, commit and machine, as far as they can be told."""
+    import torch
+
     return {
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "commit": _commit(),
@@ -55,12 +218,15 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    source = Path(__file__).resolve().parent
-    command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return this project's commit; None if it was installed without its repository."""
+    repository = Path(__file__).resolve().parents[3]
+    if not (repository / ".git").exists() or not (repository / "src" / "bertlens").is_dir():
+        return None
+    command = ["git", "-C", str(repository), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return None  # installed without its repository
+        return None
 
 
 def _processor() -> str:
@@ -73,48 +239,25 @@ def _processor() -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     with atomic_write(path, "w") as file:
-        # as ASCII: a path may hold half a character, which has no UTF-8, or one that a terminal acts on
+        # as ASCII: a path may hold half a surrogate pair, which has no UTF-8, or a character that a terminal acts on
         json.dump(content, file, indent=2)
         file.write("\n")
 
 
-def write_metrics(
-    folder: Path, metrics: Mapping[str, Any], stages: Stages, *, seed: int | None = None, **more: Any
-) -> dict[str, Any]:
-    """`metrics.json`: metrics under their logged names, seconds and speed by stage, and what produced them."""
-    content = {
-        "metrics": {name: float(value) for name, value in metrics.items()},
-        "seconds": stages.seconds,
-        "reviews_per_second": stages.reviews_per_second(),
-        "seed": seed,
-        **more,
-        **environment(),
-    }
-    write_json(folder / "metrics.json", content)
-    return content
-
-
-def is_finished(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run with these settings has written its metrics into this folder."""
-    try:
-        written = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    decided = {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
-    return bool({name: written.get(name) for name in decided} == json.loads(json.dumps(decided)))
-
-
 def write_predictions(
-    path: Path, texts: Sequence[str], labels: Tensor, probabilities: Tensor, label_names: Sequence[str]
+    path: Path, texts: Sequence[str], labels: "Tensor", probabilities: "Tensor", label_names: Sequence[str]
 ) -> None:
-    """`predictions.parquet`: a row a review, in the split's order, with the probability of every class."""
-    verdicts = probabilities.argmax(dim=1)
+    """Write `predictions.parquet`: one row per review, in the split's order, with the probability of each class."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    predictions = probabilities.argmax(dim=1)
     columns: dict[str, Any] = {
         "review": pa.array(range(len(labels)), pa.int64()),
         "text": pa.array(texts, pa.string()),
         "label": [label_names[index] for index in labels.tolist()],
-        "verdict": [label_names[index] for index in verdicts.tolist()],
-        "correct": (verdicts == labels).tolist(),
+        "verdict": [label_names[index] for index in predictions.tolist()],
+        "correct": (predictions == labels).tolist(),
     }
     for index, name in enumerate(label_names):
         columns[f"probability of {name}"] = probabilities[:, index].double().numpy()
@@ -122,14 +265,7 @@ def write_predictions(
         pq.write_table(pa.table(columns), file)
 
 
-def write_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
-    """Each figure as `<name>.png`."""
-    for name, figure in drawn.items():
-        with atomic_write(folder / f"{name}.png") as file:
-            figure.savefig(file, format="png", dpi=120)
-
-
 def relative(path: Path) -> str:
-    """A path as one would type it from here."""
+    """Return a path as one would type it from here."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,7 +1,6 @@
 """What a run tells its user: in the terminal what is trained and what came out, in TensorBoard the rest."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,78 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from bertlens.config import TrainConfig
+from bertlens.data.datamodule import ReviewDataModule
+from bertlens.explanations.explainer import Explainer
+from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.run.folder import relative
+from bertlens.report.figures import figures
+from bertlens.report.write import write_run_report
+from bertlens.run.folder import Run, relative, settings_that_matter
 from bertlens.system.escape import one_line_of, terminal_text
-from bertlens.training.metrics import figures
 from bertlens.training.module import ReviewModule
+
+
+class RunTensorBoard(TensorBoardLogger):
+    """TensorBoard in the run's folder, in one event file: fitting, testing and what is logged after both.
+
+    The run is then named by its folder, which in a sweep is named by what varies.
+    """
+
+    def __init__(self, save_dir: str, **options: Any) -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False, **options)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush instead of closing the file, which Lightning does after fitting: testing would open another one."""
+        self.experiment.flush()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Do not write hparams.yaml beside .hydra/config.yaml, which has every setting."""
+
+
+def write_run(
+    run: Run,
+    config: TrainConfig,
+    info: CheckpointInfo,
+    classifier: ReviewClassifier,
+    data: ReviewDataModule,
+    module: ReviewModule,
+    metrics: Mapping[str, Any],
+) -> None:
+    """Log, write and print what came out of a training run."""
+    loggers, step = module.trainer.loggers, module.trainer.global_step
+    if config.test:
+        _, labels, probabilities = module.test_result
+        log_test(loggers, labels, probabilities, info.label_names, step=step)
+    log_hyperparameters(loggers, run.overrides, metrics, step=step)
+    if config.report:
+        write_sample_report(run, info, classifier, data, module, facts={"run": str(run.folder)})
+    settings = settings_that_matter(config)
+    print_result(run.write_metrics(metrics, seed=config.seed, settings=settings), run.folder)
+
+
+def write_sample_report(
+    run: Run,
+    info: CheckpointInfo,
+    classifier: ReviewClassifier,
+    data: ReviewDataModule,
+    module: ReviewModule,
+    *,
+    facts: dict[str, str],
+) -> None:
+    """Write `report.html` about a sample of the test reviews, drawn by their predictions if they were measured."""
+    predictions = getattr(module, "test_result", None)
+    explainer = Explainer(classifier, data.tokenizer, info)
+    write_run_report(run.folder, explainer, data.reviews["test"], predictions, facts=facts)
 
 
 @rank_zero_only
 def print_parts(classifier: ReviewClassifier) -> None:
-    """What is trained: N of M parameters, by part."""
+    """Print what is trained: N of M parameters, by part."""
     parts = list(classifier.parts())
     trained = sum(part.num_parameters for part in parts if part.trained)
     table = Table()
@@ -35,6 +95,7 @@ def print_parts(classifier: ReviewClassifier) -> None:
 
 @rank_zero_only
 def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
+    """Print the metrics and the seconds of each stage."""
     table = Table(title="result")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -49,36 +110,45 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
 
 
 @rank_zero_only
-def log_settings(logger: Logger | None, config: Any, metrics: Mapping[str, Any]) -> None:
-    """The hparams tab: the run's settings beside its final metrics."""
-    assert isinstance(logger, TensorBoardLogger)
-    logger.log_hyperparams(_flat(dataclasses.asdict(config)), {name: float(value) for name, value in metrics.items()})
-    # .hydra/config.yaml has them too; Lightning would write its copy by OmegaConf, where ${ in a path begins something
-    logger.hparams.clear()
-    logger.save()
+def log_hyperparameters(
+    loggers: Sequence[Logger], overrides: Sequence[str], metrics: Mapping[str, Any], *, step: int
+) -> None:
+    """Log what was typed for this run beside its metrics: in TensorBoard, the HPARAMS tab.
+
+    Only what was typed: the tab shows a column per key, and what all runs have in common would hide the rest.
+    """
+    typed = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        typed[one_line_of(key)] = _number_or_text(value)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(typed, {name: float(value) for name, value in metrics.items()}, step=step)
+            logger.experiment.flush()
+        else:
+            logger.log_hyperparams(typed)
+
+
+def _number_or_text(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return one_line_of(value)
 
 
 @rank_zero_only
-def log_test(logger: Logger | None, module: ReviewModule) -> None:
-    """PR curves and the figures of the test split."""
-    assert isinstance(logger, TensorBoardLogger)
-    _, labels, probabilities = module.test_result
-    names = module.info.label_names
-    writer = logger.experiment
-    for index, name in enumerate(names):
-        if len(names) > 2 or index == 1:
-            writer.add_pr_curve(f"test/{one_line_of(name)}", labels == index, probabilities[:, index])
-    for name, figure in figures(labels, probabilities, names).items():
-        writer.add_figure(f"test/{name}", figure)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[one_line_of(prefix + name)] = (
-                value if isinstance(value, int | float | bool) else one_line_of(str(value))
-            )
-    return flat
+def log_test(
+    loggers: Sequence[Logger], labels: Tensor, probabilities: Tensor, label_names: Sequence[str], *, step: int
+) -> None:
+    """Log PR curves and the figures of the test split to TensorBoard. labels [R], probabilities [R, C]."""
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            continue
+        writer = logger.experiment
+        for index, name in enumerate(label_names):
+            if len(label_names) > 2 or index == 1:
+                # a folder of its own: a class may be named like a metric
+                writer.add_pr_curve(f"test_pr/{one_line_of(name)}", labels == index, probabilities[:, index], step)
+        for name, figure in figures(labels, probabilities, label_names).items():
+            writer.add_figure(f"test_figures/{name}", figure, step)
+        writer.flush()

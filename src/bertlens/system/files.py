@@ -1,9 +1,12 @@
-"""Files that are whole or not there: written beside their place, flushed, then moved over it."""
+"""Write files so that each is either whole or missing, also after a crash or a power loss.
+
+A file is written under a temporary name beside its place, flushed to the disk, then moved over its place.
+"""
 
 import io
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,26 +19,13 @@ UNFINISHED = ".unfinished"
 
 
 class DiskFile(io.FileIO):
-    """A file that remembers why it could not be written: what writes through it may report something else.
-
-    `torch.save` makes a full disk an assertion of its archive writer.
-    """
+    """A file that keeps the error of a failed write: `torch.save` reports a full disk as another kind of error."""
 
     failure: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        with self._remembering():
-            return super().write(data)
-
-    def sync(self) -> None:
-        """Make what was written so far durable."""
-        with self._remembering():
-            os.fsync(self.fileno())
-
-    @contextmanager
-    def _remembering(self) -> Iterator[None]:
         try:
-            yield
+            return super().write(data)
         except OSError as error:
             self.failure = error
             raise
@@ -43,56 +33,53 @@ class DiskFile(io.FileIO):
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file to write to; it takes `path`'s place when the block ends well, and vanishes when it does not.
+    """Open a file that replaces `path` when the block ends, and is removed when the block raises.
 
-    The temporary file lies in the same folder, because only a move within a file system is atomic. What a killed
-    writer left there, the next writer of the same file removes. Raises `OSError` that names `path`.
+    The temporary file lies in the same folder, because only a move within a file system is atomic. If a writer was
+    killed, the next writer of the same file removes what it left. Raises `OSError` with `path`'s name.
     """
-    with naming(path):
+    with _naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = _temporary_for(path)
-    held = os.dup(descriptor)  # the lock is held until the file has moved
-    disk = DiskFile(descriptor, "wb")
+        disk, temporary = _create_temporary(path)
+    lock = os.dup(disk.fileno())  # closing the file would release the lock before the move
     try:
-        with naming(path, disk):
-            with _buffered(disk, mode) as file:
+        with _naming(path, disk):
+            binary = io.BufferedWriter(disk)
+            with binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8") as file:
                 yield file
                 file.flush()
-                umask = os.umask(0)
-                os.umask(umask)
-                temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-                disk.sync()
+                os.fsync(disk.fileno())
             temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     finally:
-        os.close(held)
-    with naming(path):
+        os.close(lock)
+    with _naming(path):
         sync_folder(path.parent)
 
 
 @contextmanager
 def append(path: Path, *, keep: int) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
-    """A file to write to after its first `keep` bytes, and what makes durable all that was written so far.
+    """Open a file to write after its first `keep` bytes; also yield a function that flushes it to the disk.
 
-    For a file that a record beside it says how much of is whole. Raises `OSError` that names `path`.
+    For a file whose whole length is recorded beside it. Raises `OSError` with `path`'s name.
     """
-    with naming(path):
+    with _naming(path):
         disk = DiskFile(path, "ab")
-    with naming(path, disk), _buffered(disk, "wb") as file:
+    with _naming(path, disk), io.BufferedWriter(disk) as file:
         disk.truncate(keep)
 
         def sync() -> None:
             file.flush()
-            disk.sync()
+            os.fsync(disk.fileno())
 
         yield file, sync
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; where the system has no such call, there is nothing to do."""
-    if os.name == "nt":
+    """Flush the names in a folder to the disk. Windows has no such call."""
+    if sys.platform == "win32":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -102,10 +89,10 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path, disk: DiskFile | None = None) -> Iterator[None]:
-    """Errors of writing a file, by its name: those of a write or a flush have none, others that of the temporary file.
+def _naming(path: Path, disk: DiskFile | None = None) -> Iterator[None]:
+    """Re-raise an OSError with the target's path; the original has no path, or the temporary file's.
 
-    With `disk`, only what went wrong on it: other errors are the caller's own.
+    If a write to `disk` failed, that error is raised, whatever was made of it.
     """
     try:
         yield
@@ -113,38 +100,33 @@ def naming(path: Path, disk: DiskFile | None = None) -> Iterator[None]:
         failure = disk.failure if disk is not None and disk.failure is not None else error
         if not isinstance(failure, OSError) or failure.errno is None:
             raise
-        is_nameless = failure.filename is None and (disk is None or failure is disk.failure)
-        if not is_nameless and not str(failure.filename).endswith(UNFINISHED):
-            raise
+        if failure.filename is not None and not str(failure.filename).endswith(UNFINISHED):
+            raise  # of another file, which the block opened
         raise OSError(failure.errno, failure.strerror, str(path)) from error
 
 
-def _buffered(disk: DiskFile, mode: str) -> IO[Any]:
-    binary = io.BufferedWriter(disk)
-    return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8")
-
-
-def _temporary_for(path: Path) -> tuple[int, Path]:
-    """A new file beside `path`, locked while it is written: so a later writer can tell it from an abandoned one."""
+def _create_temporary(path: Path) -> tuple[DiskFile, Path]:
+    """Create a file beside `path` and lock it, so that another writer of `path` does not remove it as abandoned."""
     prefix = f".{path.name[:100]}."
     _remove_abandoned(path.parent, prefix)
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=UNFINISHED, dir=path.parent)
+        temporary = path.with_name(f"{prefix}{secrets.token_hex(4)}{UNFINISHED}")
+        disk = DiskFile(temporary, "xb")
         if sys.platform != "win32":
-            with suppress(OSError):  # a file system without locks: there nothing is taken for abandoned either
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
-        os.close(descriptor)  # another writer took it for abandoned before it was locked
+            with suppress(OSError):  # a file system without locks: _remove_abandoned gets none either
+                fcntl.flock(disk, fcntl.LOCK_EX)
+        if os.fstat(disk.fileno()).st_nlink:
+            return disk, temporary
+        disk.close()  # another writer removed it before it was locked
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove what killed writers left: the lock on a file ends with the process that held it."""
-    if sys.platform == "win32":  # an open file cannot be removed there, and has no such lock
+    """Remove the temporary files that no running process has locked."""
+    if sys.platform == "win32":  # no such locks; and an open file cannot be removed
         return
     for left in folder.iterdir():
         if left.name.startswith(prefix) and left.name.endswith(UNFINISHED):
-            with suppress(OSError):  # being written, gone meanwhile, or another user's
+            with suppress(OSError):  # locked by its writer, already removed, or another user's
                 descriptor = os.open(left, os.O_RDWR)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ checks, and the list of what a resumed run must keep. Left out: parsing and type
 
 import dataclasses
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterator
@@ -40,14 +41,14 @@ class Key:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         bounds = (
-            (self.at_least, value.__ge__, "at least"),
-            (self.above, value.__gt__, "above"),
-            (self.at_most, value.__le__, "at most"),
-            (self.below, value.__lt__, "below"),
+            (self.at_least, operator.ge, "at least"),
+            (self.above, operator.gt, "above"),
+            (self.at_most, operator.le, "at most"),
+            (self.below, operator.lt, "below"),
         )
-        if all(bound is None or holds(type(value)(bound)) for bound, holds, _ in bounds):
+        if all(bound is None or holds(value, bound) for bound, holds, _ in bounds):
             return None
-        return "must be " + " and ".join(f"{word} {bound:g}" for bound, _, word in bounds if bound is not None)
+        return "must be " + " and ".join(f"{word} {bound}" for bound, _, word in bounds if bound is not None)
 
 
 def setting(default: Any = dataclasses.MISSING, meaning: str = "", **known: Any) -> Any:
@@ -58,7 +59,7 @@ def setting(default: Any = dataclasses.MISSING, meaning: str = "", **known: Any)
     return dataclasses.field(default=default, metadata=key)
 
 
-def section(kind: type) -> Any:
+def section(kind: Any) -> Any:
     """Return a dataclass field that holds a section of its own."""
     return dataclasses.field(default_factory=kind)
 
@@ -91,13 +92,11 @@ def _key(field: dataclasses.Field[Any]) -> Key:
     return key
 
 
-def _section_type(schema: type, field: dataclasses.Field[Any]) -> type | None:
+def _section_type(field: dataclasses.Field[Any]) -> type | None:
     """Return the settings class that a field holds, or None for a plain key."""
     if "key" in field.metadata:
         return None
-    kind = typing.get_type_hints(schema)[field.name]
-    if kind is Any and isinstance(field.default_factory, type):
-        kind = field.default_factory  # a generated class, which no annotation can name
+    kind: Any = field.default_factory
     assert isinstance(kind, type)
     return kind
 
@@ -106,7 +105,7 @@ def keys(schema: type, prefix: str = "") -> dict[str, Key]:
     """Return every key of a settings class by its dotted name."""
     found: dict[str, Key] = {}
     for field in dataclasses.fields(schema):
-        inner = _section_type(schema, field)
+        inner = _section_type(field)
         found |= {prefix + field.name: _key(field)} if inner is None else keys(inner, f"{prefix}{field.name}.")
     return found
 
@@ -115,7 +114,7 @@ def type_names(schema: type, prefix: str = "") -> dict[str, str]:
     """Return the type of every key as --help shows it: `int`, `str or null`."""
     found: dict[str, str] = {}
     for field in dataclasses.fields(schema):
-        inner = _section_type(schema, field)
+        inner = _section_type(field)
         if inner is None:
             found[prefix + field.name] = _type_name(typing.get_type_hints(schema)[field.name])
         else:

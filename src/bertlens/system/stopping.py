@@ -1,25 +1,35 @@
-"""SIGTERM and Ctrl-C: what is being done is brought to a good end first.
+"""SIGTERM and Ctrl-C end a run at a point where nothing is lost.
 
-Where a request may act at once, it is raised as `Stopped`. Inside `deferred()` it waits until `check()` is called, at a
-place where stopping loses nothing; a second request does not wait.
+A signal only sets a flag and is passed on to the run's other processes; code that takes long calls `check()` between
+its steps. There is no way to stop within a step, but SIGTERM ends the process after `GRACE` seconds at the latest, and
+a second Ctrl-C ends it at once: files are written whole or not at all, so neither damages one.
 """
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# a terminal tells a whole group of processes, and each tells its own as well: that is one request
-SAME_REQUEST = 1.0  # seconds
+GRACE = 25  # seconds; cluster managers kill about 30 s after SIGTERM
+# seconds; a terminal signals all processes of a run, and each of them signals the others: that is one request
+SAME_REQUEST = 1.0
+
+_PARENT = os.getppid()
+
+_handled = False
+_requested: int | None = None
+_requested_at = 0.0
+_peers: set[int] = set()
 
 
 class Stopped(BaseException):
-    """The process was asked to stop. No `Exception`, so that nothing takes it for an error to live with."""
+    """The process was asked to stop. No `Exception`, so that no handler of errors catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -30,68 +40,61 @@ class Stopped(BaseException):
 
     @property
     def exit_status(self) -> int:
-        """What a shell reports of a process that this signal ended: 143 or 130."""
-        return 128 + self.number
+        """Return 143 or 130, as shells do, or 0 for a started process that had joined the run's process group.
+
+        Lightning kills the main process when one that it started ends with another status. That is right only while
+        the main process waits for that one to join.
+        """
+        distributed = sys.modules.get("torch.distributed")
+        has_joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
+        return 0 if is_child() and has_joined else 128 + self.number
 
 
-_handled = False
-_requested: int | None = None
-_requested_at = 0.0
-_deferred = False
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _requested, _requested_at
-    now = time.monotonic()
-    is_first = _requested is None
-    if not is_first and now - _requested_at < SAME_REQUEST:
-        return
-    _requested, _requested_at = number, now
-    jobs = multiprocessing.active_children() if is_first else []  # of a sweep, side by side
-    for job in jobs:
-        if job.pid is not None:
-            os.kill(job.pid, number)
-    # how the jobs end is how this process ends
-    if not is_first or not (jobs or _deferred):
-        raise Stopped(number)
+def is_child() -> bool:
+    """Return whether another process of the run started this one and reports for it (`trainer.devices` above 1)."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Handle the two signals; outside the main thread, where Python has no handlers, everything is as before."""
+    """Handle both signals inside, in the main thread: Python has handlers only there.
+
+    After a request, errors of distributed calls count as the stop: another process of the run was faster.
+    """
     global _handled, _requested
-    if _handled or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    _handled, _requested = True, None
+    is_outermost = not _handled and _in_main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    handle()
+    if is_outermost:
+        _handled, _requested = True, None
+        handle()
     try:
         yield
+    except (RuntimeError, SystemExit) as error:  # Lightning's own stop is a SystemExit without a code
+        if not is_requested() or getattr(error, "code", None) is not None:
+            raise
+        raise stopped() from error
     finally:
-        _handled = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if is_outermost:
+            _handled = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def handle() -> None:
-    """Inside `stoppable()`: let both signals come here, also where a library has set handlers of its own since."""
-    for number in SIGNALS if _handled else ():
-        # who starts a process with a signal ignored (nohup, a shell's &) wants it to stay so
+    """Inside `stoppable()`: handle both signals here again, after a library has set handlers of its own."""
+    if not (_handled and _in_main_thread()):
+        return
+    for number in SIGNALS:
+        # nohup, or a shell's &, starts a process with a signal ignored, and it must stay ignored
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
 
 
-@contextmanager
-def deferred() -> Iterator[None]:
-    """A request made inside waits for `check()`, or for the end."""
-    global _deferred
-    _deferred = True
-    try:
-        yield
-    finally:
-        _deferred = False
-    check()
+def pass_on_to(pids: Iterable[int]) -> None:
+    """Let requests, also one that was made before, go on to these processes."""
+    _peers.update(pids)
+    if is_requested():
+        _pass_on()
 
 
 def is_requested() -> bool:
@@ -99,11 +102,37 @@ def is_requested() -> bool:
 
 
 def stopped() -> Stopped:
-    """What to raise; without a request of its own, a process stops because another one of its run does."""
+    """Return what to raise. Without a request of its own, a process stops because another one of its run does."""
     return Stopped(signal.SIGTERM if _requested is None else _requested)
 
 
 def check() -> None:
-    """Raise the request, if there is one."""
+    """Raise `Stopped` if a stop was requested."""
     if is_requested():
         raise stopped()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    """Note the request. Never raise: this may run at any bytecode."""
+    global _requested, _requested_at
+    now = time.monotonic()
+    if _requested is None:
+        _requested, _requested_at = number, now
+        if number == signal.SIGTERM and hasattr(signal, "alarm"):
+            signal.alarm(GRACE)  # its default action ends the process, also where Python cannot run
+        _pass_on()
+    elif number == signal.SIGINT and now - _requested_at > SAME_REQUEST:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def _pass_on() -> None:
+    jobs = {job.pid for job in multiprocessing.active_children() if job.pid is not None}  # of a sweep, side by side
+    parent = {_PARENT} if is_child() and os.getppid() == _PARENT else set()
+    for pid in _peers | jobs | parent:
+        with suppress(OSError):  # it has ended
+            os.kill(pid, signal.SIGTERM)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

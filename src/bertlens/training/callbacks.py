@@ -1,24 +1,30 @@
-"""What happens beside the training step."""
+"""What happens beside the training step: checkpoints, stopping, and lines for the terminal."""
 
 import logging
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
+from bertlens.errors import InputError
+from bertlens.model.checkpoint import read_raw
 from bertlens.system import stopping
 from bertlens.system.files import atomic_write
+from bertlens.training.metrics import StageMetrics
 
 log = logging.getLogger(__name__)
 
+Found = TypeVar("Found", bound=pl.Callback)
+
 
 def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
-    """The best validation accuracy of a fit, under its logged name; empty if it never validated."""
+    """Return the best validation accuracy of a fit under its logged name; empty if no epoch was validated."""
     scores = {
         callback.monitor: callback.best_model_score
         for callback in trainer.checkpoint_callbacks
@@ -27,10 +33,51 @@ def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
     return {name: score for name, score in scores.items() if score is not None}
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps `best.ckpt`, of the epoch with the best validation accuracy.
+def check_monitors(callbacks: Iterable[pl.Callback]) -> None:
+    """Raise `InputError` for a callback that monitors what is not logged: Lightning notices after an epoch."""
+    logged = [name for stage in ("train", "val") for name in StageMetrics(2, stage=stage)]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor not in (None, "epoch", "step", "train/loss_step", *logged):
+            name = type(callback).__name__
+            raise InputError(f"callbacks: {name} has monitor={monitor!r}; choose one of {', '.join(map(str, logged))}")
 
-    A run that is resumed in another folder takes the best one so far along: else a worse epoch would pass for the best.
+
+def kept_checkpoint(trainer: pl.Trainer, keep: str) -> Path | None:
+    """Return the checkpoint to test after a fit, "best" or "last"; None if the trainer writes none."""
+    best, last = _find(trainer, BestCheckpoint), _find(trainer, LastCheckpoint)
+    if best is None or last is None:
+        return None
+    if keep == "last":
+        return last.path
+    if not best.best_model_path:
+        log.info("no epoch was validated: last.ckpt is tested")
+        return last.path
+    if _find(trainer, StochasticWeightAveraging):
+        log.warning(
+            "best.ckpt is tested; the weights that were averaged at the end are in last.ckpt (checkpoint.keep=last)"
+        )
+    return Path(best.best_model_path)
+
+
+def load_weights(module: pl.LightningModule, path: Path) -> None:
+    """Put the weights of a checkpoint into a module.
+
+    Not `Trainer.test(ckpt_path=...)`: that restores callbacks, of which one that averages weights replaces the averaged
+    ones by those of the last step.
+    """
+    module.load_state_dict(read_raw(path)["state_dict"])
+
+
+def _find(trainer: pl.Trainer, kind: type[Found]) -> Found | None:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep `best.ckpt`, of the epoch with the best validation accuracy.
+
+    A run that is resumed in another folder copies the best one so far: else a worse epoch would count as the best.
     """
 
     def __init__(self, folder: Path, *, resumed: Path | None) -> None:
@@ -57,54 +104,107 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`: where a run that was stopped or killed goes on, step for step.
+    """Keep `last.ckpt`, from which a stopped or killed run goes on with the same numbers.
 
-    Written every so many steps, when an epoch's training is done, again after its validation, and when the run is asked
-    to stop. Between the last batch of an epoch and its validation Lightning cannot be resumed: the module's first
-    validation step calls `save` instead.
+    It is written every so many steps, before each validation and at the end of each epoch. Each time the module has its
+    own weights: callbacks that average weights exchange them only within a validation.
     """
 
     def __init__(self, folder: Path, *, every_n_steps: int | None) -> None:
         self.path = folder / "last.ckpt"
         self.every_n_steps = every_n_steps
-        self._step = 0
 
     def save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        is_due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if is_due and _can_resume_here(trainer, batch_idx):
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.validating:
+            return
+        # Lightning resumes a validation only if its first batch has begun, so the checkpoint says that it has
+        progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        before = progress.state_dict()
+        for count in (progress.total, progress.current):
+            count.ready = count.started = count.completed + 1
+            count.processed = count.completed
+        self.save(trainer)
+        progress.load_state_dict(before)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _find(trainer, StochasticWeightAveraging):  # it puts the averaged weights into the module only now
+            self.save(trainer)
+
+
+class StopOnRequest(pl.Callback):
+    """End a run that was asked to stop: training after an optimizer step, on all ranks together.
+
+    Validation and test end on each rank by itself, because ranks may have different numbers of batches; `last.ckpt` is
+    on disk by then.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        stopping.pass_on_to(process.pid for process in getattr(trainer.strategy.launcher, "procs", ()))
+
+    # Lightning sets its own handler as each stage begins. It broadcasts within the handler, which can block for ever.
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._step = trainer.global_step
-        stopping.handle()  # Lightning's own handler, set a moment ago, would leave without saving
+        stopping.handle()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stopping.handle()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stopping.handle()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        ends_step = trainer.global_step != self._step  # of accumulated batches only the last does
-        self._step = trainer.global_step
-        if not ends_step or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return
-        stop = stop_requested(trainer)
-        if stop or (self.every_n_steps is not None and self._step % self.every_n_steps == 0):
-            self.save(trainer)
-        if stop:
+        if _can_resume_here(trainer, batch_idx) and stop_requested(trainer):
+            if last := _find(trainer, LastCheckpoint):
+                last.save(trainer)
             raise stopping.stopped()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if stop_requested(trainer):
             raise stopping.stopped()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer)  # a request to stop waits for the next step, or for the end: this epoch is yet to be logged
+    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if stop_requested(trainer):
+            raise stopping.stopped()
 
 
 def stop_requested(trainer: pl.Trainer) -> bool:
-    """Whether any process of the run was asked to stop: all must answer the same, or some would wait for ever."""
+    """Return whether to stop. While training all ranks get the same answer; each must ask after the same batch."""
     requested = stopping.is_requested()
-    return requested if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(requested, all=False)
+    if trainer.training and trainer.world_size > 1:
+        return trainer.strategy.reduce_boolean_decision(requested, all=False)
+    return requested
+
+
+def _can_resume_here(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Return whether an optimizer step just ended and another batch follows.
+
+    Lightning cannot resume a run between a training batch and the validation after it.
+    """
+    ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.global_step == trainer.max_steps
+    if ends or trainer.should_stop or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        return False
+    in_epoch = trainer.check_val_every_n_epoch is not None
+    batches = (batch_idx if in_epoch else trainer.fit_loop.total_batch_idx) + 1
+    return not trainer.val_check_batch or batches % trainer.val_check_batch != 0
 
 
 class IterationLines(pl.Callback):
-    """The notebook's line: loss, seconds and batch accuracy every few iterations."""
+    """Print the notebook's line every few iterations: loss, seconds and batch accuracy."""
 
     def __init__(self, *, every: int) -> None:
         self.every = every

@@ -1,93 +1,106 @@
 """The LightningModule: one step for training, validation and test.
 
-It gets batches of word-piece ids or of stored hidden states and does not care which: that is the classifier's affair.
+It holds what is trained and calls the frozen prefix, which is not in its tree: so Lightning's own saving, loading and
+averaging of weights are right as they are. Left out: files and callbacks.
+
+Shapes: B reviews, C classes.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from bertlens.data.batching import Batch
 from bertlens.errors import InputError
-from bertlens.model.checkpoint import (
-    FORMAT_KEY,
-    METRICS_KEY,
-    RANDOM_KEY,
-    CheckpointInfo,
-    random_state,
-    set_random_state,
-)
+from bertlens.model.checkpoint import FORMAT_KEY, FROZEN_KEY, METRICS_KEY, RANDOM_KEY
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.training.callbacks import LastCheckpoint
-from bertlens.training.metrics import Predictions, build_metrics
-from bertlens.training.optim import OptimizerSettings, build_optimizer, build_schedule
+from bertlens.training.checkpoint_io import random_state, set_random_state
+from bertlens.training.metrics import Predictions, StageMetrics
+from bertlens.training.optim import build_optimizer, build_schedule
+from bertlens.training.settings import OptimizerSettings
 
 
 class TrainingDiverged(InputError):
-    """The loss is no longer a number."""
+    """The loss or a parameter is NaN or infinite."""
 
 
 class ReviewModule(pl.LightningModule):
-    """Cross-entropy on the classifier's logits; what it logs is named `<stage>/<metric>`."""
+    """Cross-entropy on the classifier's logits. Metrics are logged as `<stage>/<metric>`."""
 
     def __init__(
         self,
         classifier: ReviewClassifier,
         *,
-        info: CheckpointInfo,
+        label_names: Sequence[str],
         optimizer: OptimizerSettings | None = None,
+        record: Mapping[str, Any] | None = None,
         whole_model: bool = False,
     ) -> None:
+        """`record`: what each checkpoint holds for rebuilding the model. `whole_model`: save the prefix as well."""
         super().__init__()
-        self.classifier = classifier
-        self.info = info
+        self.classifier = classifier.suffix
+        self.prefix = classifier.prefix
         self.optimizer_settings = optimizer or OptimizerSettings()
-        self.whole_model = whole_model
-        self.strict_loading = False  # a checkpoint holds the trained part; on_load_checkpoint checks it by name
-        num_classes = len(info.label_names)
-        stages = ("train", "val", "test")
-        # a loss that is no number stays one; nan_strategy="disable" would drop the weights with the check
-        self.losses = nn.ModuleDict({f"{stage}_loss": MeanMetric(nan_strategy=float("nan")) for stage in stages})
-        self.metrics = nn.ModuleDict({f"{stage}_metrics": build_metrics(num_classes, stage=stage) for stage in stages})
-        self.predictions = Predictions(num_classes)
+        self.record = dict(record or {})
+        own = dict(self.classifier.named_parameters())
+        self.frozen_parameters = {
+            name: parameter for name, parameter in classifier.named_parameters() if whole_model and name not in own
+        }
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_metrics": StageMetrics(len(label_names), stage=stage) for stage in ("train", "val", "test")}
+        )
+        self.predictions = Predictions()
+        self.num_reviews = {"train": 0, "test": 0}  # of all processes, in this run
+        self._unchecked_losses: list[tuple[str, Tensor]] = []
         self._resumed: dict[str, Any] | None = None
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [B, C]."""
-        logits: Tensor = self.classifier(batch.inputs, batch.attention_mask, depth=batch.depth)
+        """Return logits [B, C]."""
+        hidden = batch.inputs
+        if self.prefix is not None:
+            if hidden.is_floating_point():
+                hidden = hidden.to(self.prefix.dtype)  # which trainer.precision=16-true has changed
+            hidden = self.prefix(hidden, batch.attention_mask, start=batch.depth)
+        logits: Tensor = self.classifier(hidden, batch.attention_mask)
         return logits
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
-        logits = self(batch)
-        loss = F.cross_entropy(logits.float(), batch.labels)
-        # each review counts once: the last, short batch weighs less than a full one
-        mean_loss, metrics = self._measures(stage)
-        mean_loss.update(loss.detach(), weight=len(batch.labels))
-        probabilities = logits.detach().float().softmax(dim=1)
-        metrics.update(probabilities, batch.labels)
+        logits = self(batch).float()
+        loss = F.cross_entropy(logits, batch.labels)
+        probabilities = logits.detach().softmax(dim=1)
+        self._metrics(stage).add(loss.detach(), probabilities, batch.labels)
         return loss, probabilities
 
-    def _measures(self, stage: str) -> tuple[MeanMetric, MetricCollection]:
-        return cast(MeanMetric, self.losses[f"{stage}_loss"]), cast(MetricCollection, self.metrics[f"{stage}_metrics"])
+    def _metrics(self, stage: str) -> StageMetrics:
+        return cast(StageMetrics, self.metrics[f"{stage}_metrics"])
 
     def _log_epoch(self, stage: str) -> None:
-        loss, metrics = self._measures(stage)
-        values = {f"{stage}/loss": loss.compute(), **metrics.compute()}
-        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
-        loss.reset()
+        metrics = self._metrics(stage)
+        self.log_dict(metrics.compute(), prog_bar=stage == "val", sync_dist=True)
         metrics.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         loss, probabilities = self._step(batch, "train")
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss.item()} at {self._where()}")
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        self.num_reviews["train"] += len(batch.labels) * self.trainer.world_size
+        self._unchecked_losses.append((self._where(), loss.detach()))
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        is_logged = every > 0 and (self.global_step + 1) % every == 0
+        if is_logged or loss.device.type == "cpu":  # reading a loss on another device would wait for each step
+            self._check_losses()
+        if is_logged:
             self.log("train/loss_step", loss, prog_bar=True)
         return {"loss": loss, "accuracy": (probabilities.argmax(dim=1) == batch.labels).float().mean()}
+
+    def _check_losses(self) -> None:
+        """Raise `TrainingDiverged` for the first loss since the last check that is NaN or infinite."""
+        for where, loss in self._unchecked_losses:
+            if not torch.isfinite(loss):
+                raise TrainingDiverged(f"the loss is {loss.item()} at {where}")
+        self._unchecked_losses.clear()
 
     def _where(self) -> str:
         rates = ", ".join(f"{group['lr']:g}" for group in self.trainer.optimizers[0].param_groups)
@@ -97,17 +110,22 @@ class ReviewModule(pl.LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if batch_idx == 0:
-            for callback in self.trainer.checkpoint_callbacks:
-                if isinstance(callback, LastCheckpoint):
-                    callback.save(self.trainer)
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         _, probabilities = self._step(batch, "test")
         self.predictions.update(batch.rows, batch.labels, probabilities)
 
+    def on_fit_start(self) -> None:
+        # trainer.precision=16-true converts the module, and half-precision sums over an epoch would be wrong
+        for stage in ("train", "val", "test"):
+            self._metrics(stage).set_dtype(torch.float32)
+
+    def on_test_start(self) -> None:
+        self.on_fit_start()
+
     def on_train_epoch_end(self) -> None:
+        self._check_losses()
         self._log_epoch("train")
 
     def on_validation_epoch_end(self) -> None:
@@ -118,47 +136,35 @@ class ReviewModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
-        self.test_result = self.predictions.compute()
+        self.test_result = self.predictions.compute()  # rows [R], labels [R], probabilities [R, C]
+        self.num_reviews["test"] = len(self.test_result[0])
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.classifier, self.optimizer_settings)
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        trainer = self.trainer
+        clips_mixed = bool(trainer.gradient_clip_val) and "mixed" in str(trainer.precision)
+        optimizer = build_optimizer(self.classifier, self.optimizer_settings, fused=not clips_mixed)
+        num_steps = int(trainer.estimated_stepping_batches)
         schedule = build_schedule(optimizer, self.optimizer_settings, num_steps=num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def saved_names(self) -> set[str]:
-        """The parameters a checkpoint holds."""
-        return {name for name, p in self.named_parameters() if self.whole_model or p.requires_grad}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        names = self.saved_names()
-        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in names}
-        for name, parameter in checkpoint["state_dict"].items():
-            if not torch.isfinite(parameter).all():
-                raise TrainingDiverged(f"{name} is no number after {self._where()}")
-        # a run that is stopped within an epoch goes on with what it had counted of it
-        checkpoint[METRICS_KEY] = [(metric.update_count, metric.metric_state) for metric in self._train_metrics()]
-        checkpoint[FORMAT_KEY] = self.info.to_dict(whole_model=self.whole_model)
+        self._check_losses()
+        for name, tensor in checkpoint["state_dict"].items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingDiverged(f"{name} is NaN or infinite after {self._where()}")
+        checkpoint[FORMAT_KEY] = self.record
         checkpoint[RANDOM_KEY] = random_state()
+        # a run that is stopped within an epoch goes on with what it had counted of it
+        checkpoint[METRICS_KEY] = self._metrics("train").states()
+        if self.frozen_parameters:
+            checkpoint[FROZEN_KEY] = {name: parameter.detach() for name, parameter in self.frozen_parameters.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved, expected = set(checkpoint["state_dict"]), self.saved_names()
-        if not expected <= saved:
-            missing = ", ".join(sorted(expected - saved)[:4])
-            raise InputError(f"the checkpoint does not fit the model: it lacks {missing}; check model.trainable_layers")
         self._resumed = {key: checkpoint[key] for key in (RANDOM_KEY, METRICS_KEY)}
 
     def on_train_start(self) -> None:
-        # not while loading: what Lightning sets up in between may draw numbers too
+        # not while loading: what Lightning sets up after that may draw random numbers
         if self._resumed is not None:
             set_random_state(self._resumed[RANDOM_KEY])
-            for metric, (count, state) in zip(self._train_metrics(), self._resumed[METRICS_KEY], strict=True):
-                metric._update_count = count
-                for name, value in state.items():
-                    setattr(metric, name, value)
-                metric.to(self.device)
+            self._metrics("train").load_states(self._resumed[METRICS_KEY], self.device)
             self._resumed = None
-
-    def _train_metrics(self) -> list[Metric]:
-        loss, metrics = self._measures("train")
-        return [loss, *metrics.values()]

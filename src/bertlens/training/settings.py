@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertlens.system.settings import Affects, generated, setting
 
@@ -59,8 +59,6 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 # ranges that Lightning does not check, or checks with a traceback
 RANGES: dict[str, dict[str, float]] = {
-    "max_epochs": {"at_least": -1},
-    "max_steps": {"at_least": -1},
     "accumulate_grad_batches": {"at_least": 1},
     "gradient_clip_val": {"above": 0},
     "log_every_n_steps": {"at_least": 1},
@@ -78,6 +76,10 @@ class _TrainerConflicts:
     """What Lightning would accept and then trip over."""
 
     def conflicts(self, prefix: str = "trainer.") -> Iterator[str]:
+        for name in ("max_epochs", "max_steps"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1 and limit != -1:
+                yield f"{prefix}{name}={limit}: at least 1, or -1 for no limit"
         devices: Any = getattr(self, "devices")  # noqa: B009  # the field is generated
         if not isinstance(devices, int) or isinstance(devices, bool):
             return
@@ -118,4 +120,7 @@ def _type_and_key(name: str, default: ast.expr, annotation: str) -> tuple[Any, A
     return kind, setting(ast.literal_eval(default), meaning, affects=affects, **RANGES.get(name, {}))
 
 
-TrainerSettings = _trainer_settings()
+if TYPE_CHECKING:
+    TrainerSettings = Any  # generated: mypy knows none of its fields
+else:
+    TrainerSettings = _trainer_settings()

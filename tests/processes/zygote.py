@@ -1,7 +1,7 @@
-"""Starts entry points quickly: the imports are done once, and each run is a fork of this process.
+"""Start entry points quickly: import everything once, then fork this process for each run.
 
-Reads one request a line on stdin, {"script", "arguments", "folder", "output", "attributes", "announced"}, and answers
-with the process's number. A run's exit status is written into `<output>.exit`, which a killed one does not get to.
+Read one request per line from stdin, {"script", "arguments", "folder", "output", "attributes", "announced"}, and print
+the id of its process. The exit status of a run is written to `<output>.exit`, unless the run is killed.
 """
 
 import importlib
@@ -17,11 +17,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("bertlens.build", "bertlens.cli.launch", "bertlens.explanations.explainer", "bertlens.run.sweep")
+PRELOADED = ("bertlens.build", "bertlens.cli.launch", "bertlens.report.write", "bertlens.run.summary")
 
 
 def announce(name: str, seconds: float) -> None:
-    """Let a function, `module:attribute.attribute`, print `@ <its name>` and take a little longer whenever called."""
+    """Make a function, `module:attribute.attribute`, print `@ <its name>` and sleep whenever it is called."""
     module, path = name.split(":")
     *owners, attribute = path.split(".")
     owner: Any = importlib.import_module(module)
@@ -39,7 +39,7 @@ def announce(name: str, seconds: float) -> None:
 
 
 def run(request: dict[str, Any]) -> int:
-    """An entry point in this process, as if started by a shell; returns its exit status."""
+    """Run an entry point in this process as a shell would, and return its exit status."""
     os.chdir(request["folder"])
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for descriptor in (1, 2):

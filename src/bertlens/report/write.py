@@ -1,0 +1,82 @@
+"""`report.html` in a run's folder, and the same reviews as a short table in the terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import datasets
+from rich.console import Console
+from rich.progress import track
+from rich.table import Column, Table
+
+from bertlens.explanations.explainer import ExplainedReview, Explainer, ReviewToExplain, reviews_to_explain
+from bertlens.explanations.selection import Predictions, Selection, select
+from bertlens.explanations.settings import SelectionSettings
+from bertlens.explanations.words import top_words
+from bertlens.report.render import render_report
+from bertlens.system.escape import terminal_text
+
+MAX_TABLE_ROWS = 12
+
+
+def write_report(
+    folder: Path,
+    explainer: Explainer,
+    reviews: Sequence[ReviewToExplain],
+    selection: Selection,
+    *,
+    facts: dict[str, str],
+    every_layer: bool = False,
+    print_table: bool = False,
+) -> Path:
+    """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path."""
+    path = folder / "report.html"
+    table = Table("review", "label", "predicted", "confidence", Column("strongest words", no_wrap=True))
+
+    def add_rows(explained: Iterable[ExplainedReview]) -> Iterator[ExplainedReview]:
+        for review in explained:
+            if table.row_count < MAX_TABLE_ROWS:
+                table.add_row(*map(terminal_text, _cells(review, explainer.label_names)))
+            yield review
+
+    explained = explainer.explain(reviews, every_layer=every_layer)
+    render_report(
+        add_rows(track(explained, description="explain", total=len(reviews), transient=True)),
+        label_names=explainer.label_names,
+        selection=selection,
+        title="What the predictions rest on",
+        facts=facts | {"written": f"{datetime.now():%Y-%m-%d %H:%M}"},
+        path=path,
+    )
+    console = Console()
+    if print_table:
+        console.print(table)
+        if len(reviews) > MAX_TABLE_ROWS:
+            console.print(f"and {len(reviews) - MAX_TABLE_ROWS:,} more in the report")
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    console.print(terminal_text(f"report: {shown}"), soft_wrap=True)
+    return path
+
+
+def _cells(review: ExplainedReview, label_names: Sequence[str]) -> tuple[str, ...]:
+    strongest = top_words(review.tokens, review.offsets, review.text, review.rows[0].values, 5)
+    return (
+        str(review.index),
+        "unknown" if review.label is None else label_names[review.label],
+        label_names[review.predicted],
+        f"{review.confidence:.3f}",
+        ", ".join(word[:20] for word in strongest),
+    )
+
+
+def write_run_report(
+    folder: Path,
+    explainer: Explainer,
+    split: datasets.Dataset,
+    predictions: Predictions | None,
+    *,
+    facts: dict[str, str],
+) -> Path:
+    """Write the report at the end of a run: a sample of the split, drawn by its predictions where they are known."""
+    selection = select(SelectionSettings(), split["label"], None if predictions is None else lambda: predictions)
+    return write_report(folder, explainer, reviews_to_explain(split, selection.indices), selection, facts=facts)
