@@ -26,7 +26,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     with run.stage("test") as stage:
         module = build.measure(config, classifier, info, data)
         stage.num_reviews = module.num_reviews["test"]
-    metrics = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in module.measured.items()}
     if module.trainer.is_global_zero:
         rows, labels, probabilities = module.test_result
         run.write_figures(figures(labels, probabilities, info.label_names))

@@ -26,9 +26,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
         data.setup("test")
         split = data.reviews["test"]
-        selection = select(
-            config, split["label"], lambda: build.measure(config, classifier, checkpoint.info, data).test_result
-        )
+        selection = select(config, split["label"], build.predict_split(config, classifier, checkpoint.info, data))
         reviews = reviews_to_explain(split, selection.indices)
     run.begin(config)
     return write_report(

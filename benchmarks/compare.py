@@ -2,6 +2,10 @@
 
     python benchmarks/compare.py --reviews ../imdb --out benchmarks/results/compare_cpu.json
 
+With --against, this checkout beside another one of this project, in turns:
+
+    python benchmarks/compare.py --reviews ../imdb --against ../other --out benchmarks/results/rebuild.json
+
 Methods take turns, repeat by repeat, each in a process of its own so that none inherits another's memory. Epochs of a
 peer all cost the same (they recompute everything), so its longer jobs are its measured epochs times their number; ours
 are run in full. Start-up (imports, weights, tokenization) is left out on both sides and reported apart.
@@ -16,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,10 @@ PEERS = {
 }
 OURS = "bertlens"
 
+# of two checkouts: an epoch from a warm store is too short for a ratio, this many are not
+WARM_EPOCHS = 20
+LAUNCHER = f"import compare; compare.LONG_EPOCHS = {WARM_EPOCHS}; compare.main()"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,42 +51,112 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", default="minilm", choices=("minilm", "bert-base-random"))
     parser.add_argument("--methods", nargs="*", default=[*PEERS, OURS])
+    parser.add_argument("--against", type=Path, help="another checkout: measure only bertlens, there and here")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.against and not (arguments.against / "benchmarks" / "compare.py").is_file():
+        parser.error(f"--against={arguments.against}: no checkout of this project")
     if arguments.one:
         print(json.dumps(measure(arguments)))
         return
+    content = compare_checkouts(arguments) if arguments.against else compare_methods(arguments)
+    if arguments.out:
+        from bertlens.run.folder import write_json
+
+        write_json(arguments.out, content)
+    print(json.dumps({"seconds": content["seconds"], "ratios": content["ratios"]}, indent=1))
+
+
+def compare_methods(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds of each method, and how many times as long as ours the peers take."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.methods}
     for repeat in range(arguments.repeats):
         for name in arguments.methods:
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", name]
             start = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-            if done.returncode:
-                raise SystemExit(f"{name}: {done.stderr[-3000:]}")
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = run_one(name, [sys.executable, __file__, *sys.argv[1:], "--one", name], dict(os.environ))
             runs[name].append(found)
             print(f"repeat {repeat + 1}, {name}: {time.perf_counter() - start:.0f} s {found}", file=sys.stderr)
-    from bertlens.run.folder import environment, write_json
+    seconds = {name: jobs(name, found) for name, found in runs.items()}
+    return describe(arguments) | {
+        "learning_rate": LR,
+        "seconds": seconds,
+        "accuracy": {name: statistics.median(run["accuracy"] for run in found) for name, found in runs.items()},
+        "runs": runs,
+        "ratios": ratios(seconds),
+    }
 
-    content = {
+
+def compare_checkouts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the seconds of this checkout and of another one, and their ratios repeat by repeat: below 1, ours is less.
+
+    Each runs its own benchmarks/compare.py, and they take turns in being the first of a repeat.
+    """
+    checkouts = {"this": Path(__file__).resolve().parents[1], "other": arguments.against.resolve()}
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("reviews", "device", "model")]
+    options += [f"--num-reviews={arguments.num_reviews}", "--one", OURS]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
+    for repeat in range(arguments.repeats):
+        for name, path in list(checkouts.items())[:: 1 if repeat % 2 == 0 else -1]:
+            environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(path / "src"), str(path / "benchmarks")])}
+            runs[name].append(checkout_rows(run_one(name, [sys.executable, "-c", LAUNCHER, *options], environ)))
+            print(f"repeat {repeat + 1}, {name}: {runs[name][-1]}", file=sys.stderr)
+    rows = {name: [{**run["seconds"], **run["bytes"]} for run in found] for name, found in runs.items()}
+    quotients: dict[str, list[float]] = {
+        row: [here[row] / there[row] for here, there in zip(rows["this"], rows["other"], strict=True)]
+        for row in rows["this"][0]
+        if row in rows["other"][0]
+    }
+    return describe(arguments) | {
+        "versions_compared": {
+            name: tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+            for name, path in checkouts.items()
+        },
+        "seconds": {
+            name: {row: spread([run["seconds"][row] for run in found]) for row in found[0]["seconds"]}
+            for name, found in runs.items()
+        },
+        "ratios": {row: spread([round(value, 4) for value in values]) for row, values in quotients.items()},
+        "accuracy": {name: [run["accuracy"] for run in found] for name, found in runs.items()},
+        "runs": runs,
+    }
+
+
+def checkout_rows(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what is compared of a run of `LAUNCHER`, whose long run has `WARM_EPOCHS` epochs."""
+    seconds = {
+        name.replace(f"run of {LONG_EPOCHS} ", f"run of {WARM_EPOCHS} "): s for name, s in run["seconds"].items()
+    }
+    warm = run["epoch_seconds"][-WARM_EPOCHS:]
+    return {
+        "seconds": seconds | {"one epoch, warm": statistics.median(warm), f"{WARM_EPOCHS} epochs, warm": sum(warm)},
+        "bytes": {"store, bytes": run["store_bytes"], "memory above the model": run["memory_above_model_bytes"]},
+        "accuracy": run["accuracy"],
+    }
+
+
+def run_one(name: str, command: list[str], environ: dict[str, str]) -> dict[str, Any]:
+    """Return what a process that measures one method prints last."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def describe(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what was measured, how often, and on what machine."""
+    from bertlens.run.folder import environment
+
+    return {
         "what": "benchmarks/compare.py",
         "model": arguments.model,
         "num_train": arguments.num_reviews,
         "num_test": arguments.num_reviews,
         "repeats": arguments.repeats,
-        "learning_rate": LR,
         "seed": 1234,
-        "seconds": {name: jobs(name, found) for name, found in runs.items()},
-        "accuracy": {name: statistics.median(run["accuracy"] for run in found) for name, found in runs.items()},
-        "runs": runs,
         **environment(),
     }
-    content["ratios"] = ratios(content["seconds"])
-    if arguments.out:
-        write_json(arguments.out, content)
-    print(json.dumps({"seconds": content["seconds"], "ratios": content["ratios"]}, indent=1))
 
 
 def spread(values: list[float]) -> dict[str, float]:

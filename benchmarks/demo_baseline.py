@@ -9,7 +9,8 @@ from pathlib import Path
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from bertlens.data.reviews import ReviewSettings, load_reviews
+from bertlens.data.reviews import load_reviews
+from bertlens.data.settings import DataSettings
 
 
 def main() -> None:
@@ -20,9 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
 
-    splits = load_reviews(
-        ReviewSettings(source="demo", num_demo_reviews=arguments.num_reviews, seed=arguments.seed, max_reviews=None)
-    )
+    splits = load_reviews(DataSettings(source="demo", num_demo_reviews=arguments.num_reviews, seed=arguments.seed))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
     features = vectorizer.fit_transform(splits["train"]["text"])
     classifier = LogisticRegression().fit(features, splits["train"]["label"])

@@ -56,8 +56,8 @@ def notebook_loop(
     with torch.no_grad():
         for first in range(0, len(test), 32):
             batch = test[list(range(first, min(first + 32, len(test))))]
-            verdicts = classifier(batch.inputs.to(device)).argmax(dim=1).cpu()
-            correct += int((verdicts == batch.labels).sum())
+            predicted = classifier(batch.inputs.to(device)).argmax(dim=1).cpu()
+            correct += int((predicted == batch.labels).sum())
     return Measured(seconds, time.perf_counter() - start, correct / len(test))
 
 

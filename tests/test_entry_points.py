@@ -1,6 +1,7 @@
 """train.py and evaluate.py as people use them: in this process where that will do, in one of their own where not."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bertlens.errors import InputError
 from bertlens.features.store import FeatureStores
 from bertlens.model.checkpoint import read_checkpoint, restore
-from bertlens.model.classifier import ReviewClassifier
+from bertlens.model.classifier import FrozenPrefix
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -80,9 +81,13 @@ def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch,
     checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
     monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
     prefixes = []
-    monkeypatch.setattr(
-        ReviewClassifier, "prefix", lambda self, inputs, *a, **o: prefixes.append(inputs.dtype) or inputs
-    )
+    call = FrozenPrefix.__call__
+
+    def note(self, inputs, *arguments, **options):
+        prefixes.append(inputs.dtype)
+        return call(self, inputs, *arguments, **options)
+
+    monkeypatch.setattr(FrozenPrefix, "__call__", note)
     run_task("evaluate", tmp_path / "again", checkpoint, f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu")
     assert prefixes
     assert all(dtype.is_floating_point for dtype in prefixes)  # stored rows came, not word-piece ids
@@ -173,9 +178,9 @@ def test_a_whole_model_needs_no_published_weights(tiny_run, tiny_model, tmp_path
     reported = run_task("train", tmp_path / "run", *tiny_run, "checkpoint.whole_model=true")
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
     assert {"bert.embeddings.word_embeddings.weight", "head.bias"} <= set(checkpoint.parameters)
-    gone = checkpoint.info.pretrained.__class__(name=str(tmp_path / "gone"))
-    object.__setattr__(checkpoint.info, "pretrained", gone)
-    classifier, tokenizer = restore(checkpoint)
+    gone = dataclasses.replace(checkpoint.info.model, pretrained=str(tmp_path / "gone"))
+    info = dataclasses.replace(checkpoint.info, model=gone)
+    classifier, tokenizer = restore(dataclasses.replace(checkpoint, info=info))
     assert len(tokenizer.vocabulary) == classifier.bert.config.vocab_size
     assert reported["test/accuracy"] >= 0
 
@@ -318,7 +323,7 @@ def test_a_users_mistake_is_one_line(tmp_path, name, arguments, named):
 def test_help_lists_keys(tmp_path):
     done = command("train", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "optimizer.lr " in done.stdout
+    assert "optimizer.lr=5e-05" in done.stdout
     assert "Adam's learning rate" in done.stdout
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.loggers import Logger
 
 from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
@@ -21,8 +21,8 @@ from bertlens.data.splits import SPLITS
 from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
+from bertlens.explanations.selection import BY_PREDICTION, Predictions
 from bertlens.features.prefix import ComputedBatches
-from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
 from bertlens.features.store import FeatureStores, clear
 from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
@@ -41,12 +41,12 @@ from bertlens.training.callbacks import (
 )
 from bertlens.training.checkpoint_io import AtomicCheckpointIO
 from bertlens.training.module import ReviewModule
-from bertlens.training.settings import OptimizerSettings
 
 log = logging.getLogger(__name__)
 
 PATHS = ("path", "train_file", "validation_file", "test_file")
 DEFAULT_PRECISION = "32-true"
+FEW_REVIEWS = 1000  # whose predictions take seconds also without stored features
 
 
 def make_paths_absolute(data: DataSettings) -> DataSettings:
@@ -205,7 +205,13 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.trainer.overfit_batches:  # Lightning's own way needs samplers that it can replace
         options |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), config.trainer.overfit_batches)
         options["overfit_batches"] = 0.0
+    if config.trainer.barebones:  # Lightning then refuses all that takes time besides the steps
+        loggers = []
+        unset = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+        options |= dict.fromkeys((*unset, "num_sanity_val_steps"))
     check_monitors(callbacks)
+    if not loggers:  # it has nowhere to write to, and Lightning refuses it
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if keeps_checkpoints(config.trainer):
         callbacks += [
             BestCheckpoint(run.checkpoints, resumed=resumed),
@@ -216,10 +222,6 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.print_every is not None:
         callbacks.append(IterationLines(every=config.print_every))
         options["enable_progress_bar"] = False
-    if config.trainer.barebones:  # Lightning then refuses all that takes time besides the steps
-        loggers = []
-        unset = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
-        options |= dict.fromkeys((*unset, "num_sanity_val_steps"))
     trainer = make_trainer(options, callbacks, loggers)
     if run.in_sweep and trainer.world_size > 1 and not _processes_exist(trainer):
         raise InputError(
@@ -305,7 +307,7 @@ def measure(
     config: EvaluateConfig | VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
 ) -> ReviewModule:
     """Return the module after it has measured the test split, from stored features where a run left some."""
-    module = ReviewModule(classifier, label_names=info.label_names, optimizer=OptimizerSettings())
+    module = ReviewModule(classifier, label_names=info.label_names)
     options = vars(config.trainer) | {"precision": config.trainer.precision or info.precision}
     trainer = make_trainer(options | {"enable_checkpointing": False}, [], [])
     move(classifier, trainer.strategy.root_device)
@@ -314,7 +316,24 @@ def measure(
         data.compute = functools.partial(ComputedBatches, prefix=prefix)
         tokens_per_batch = data.settings.tokens_per_batch
         stores = build_stores(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
-        found: FeatureRows | None = stores.find(data.token_rows("test"))
+        found = stores.find(data.token_rows("test"))
         data.stored = {} if found is None else {"test": found}
     trainer.test(module, data, verbose=False)
+    move(classifier, trainer.strategy.root_device)  # Lightning moves the module, and so the suffix, to the CPU
     return module
+
+
+def predict_split(
+    config: VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
+) -> Callable[[], Predictions] | None:
+    """Return what measures the test split, if the choice of reviews needs it or it takes seconds; otherwise None."""
+    prefix, num_reviews = classifier.prefix, len(data.pieces["test"])
+    if config.reviews not in BY_PREDICTION and num_reviews > FEW_REVIEWS:
+        if prefix is None:
+            return None
+        stores = build_stores(
+            config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=data.settings.tokens_per_batch
+        )
+        if stores.find(data.token_rows("test")) is None:
+            return None
+    return lambda: measure(config, classifier, info, data).test_result

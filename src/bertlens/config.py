@@ -34,9 +34,7 @@ class TrainConfig(EveryConfig):
     features: FeatureSettings = section(FeatureSettings)
     checkpoint: CheckpointSettings = section(CheckpointSettings)
     callbacks: dict[str, Any] = setting({}, "Lightning callbacks, by a name each, with their _target_")
-    logger: dict[str, Any] = setting(
-        {}, "Lightning loggers, by a name each, with their _target_", affects="nothing"
-    )
+    logger: dict[str, Any] = setting({}, "Lightning loggers, by a name each, with their _target_", affects="nothing")
     seed: int = setting(
         1234,
         "decides the head's first weights, the order of reviews and dropout",

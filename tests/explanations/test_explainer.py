@@ -1,29 +1,20 @@
-"""The classic view's numbers are BERT's own, whatever the way they came."""
+"""The explainer's numbers are BERT's own, however reviews are batched, and it leaves the classifier as it was."""
 
-import sys
+from itertools import groupby
 
 import numpy as np
 import psutil
 import pytest
 import torch
 import transformers
-from hydra import compose, initialize_config_dir
 
-import bertlens
-from bertlens.config import CONF, SCHEMAS, typed
-from bertlens.data.batching import BatchSettings
-from bertlens.data.reviews import ReviewSettings
-from bertlens.data.tokenizer import ReviewTokenizer, TokenizerSettings
-from bertlens.errors import InputError
+from bertlens.data.settings import DataSettings
+from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.explanations.explainer import Explainer, ReviewToExplain
-from bertlens.explanations.selection import own_texts, select
-from bertlens.explanations.words import attention_rollout, classic_scale
-from bertlens.model.checkpoint import CheckpointInfo, ModelSettings, build_classifier, load_published
-from bertlens.model.pretrained import PretrainedSettings, find_pretrained
-
-sys.path.insert(0, str(CONF.parent))
-from train import train
-from visualize import visualize
+from bertlens.explanations.methods import attention_rollout
+from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
+from bertlens.model.pretrained import find_pretrained
+from bertlens.model.settings import ModelSettings
 
 TEXTS = [
     "I loved every minute of it.<br /><br />The acting (all of it!) is superb, and the score isn't bad either.",
@@ -33,23 +24,23 @@ TEXTS = [
 ]
 
 
-def make_explainer(folder, **options) -> Explainer:
-    torch.manual_seed(0)
-    pretrained = find_pretrained(PretrainedSettings(name=str(folder)))
+def make_explainer(folder, *, padding="longest", **options) -> Explainer:
+    model = ModelSettings(pretrained=str(folder))
+    pretrained = find_pretrained(model)
     max_length = min(256, pretrained.config.max_position_embeddings)
     info = CheckpointInfo(
-        pretrained=PretrainedSettings(name=str(folder)),
+        model=model,
+        data=DataSettings(max_length=max_length, lowercase=True, padding=padding),
+        frozen_dtype="float32",
         sha256={},
         config=pretrained.config,
-        model=ModelSettings(frozen_dtype="float32"),
-        tokenizer=TokenizerSettings(max_length=max_length),
-        reviews=ReviewSettings(),
-        batches=BatchSettings(),
         label_names=["negative", "positive"],
     )
-    classifier = build_classifier(info)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        classifier = build_classifier(info)
     load_published(classifier, pretrained)
-    return Explainer(classifier, ReviewTokenizer(pretrained.vocabulary, info.tokenizer), info, **options)
+    return Explainer(classifier, ReviewTokenizer(pretrained.vocabulary, info.data), info, **options)
 
 
 def to_explain(texts):
@@ -57,7 +48,7 @@ def to_explain(texts):
 
 
 @pytest.mark.parametrize("every_layer", [False, True])
-def test_the_classic_view_is_what_transformers_computes(minilm_folder, every_layer):
+def test_the_weights_are_what_transformers_computes(minilm_folder, every_layer):
     explainer = make_explainer(minilm_folder, tokens_per_batch=800)
     peer = transformers.BertModel.from_pretrained(minilm_folder, attn_implementation="eager").eval()
     explained = list(explainer.explain(to_explain(TEXTS), every_layer=every_layer))
@@ -66,20 +57,66 @@ def test_the_classic_view_is_what_transformers_computes(minilm_folder, every_lay
         ids = torch.tensor([explainer.tokenizer.ids([review.text])[0]])
         with torch.no_grad():
             attentions = [layer[0].numpy() for layer in peer(ids, output_attentions=True).attentions]
-        expected = np.stack([layer[:, 0] for layer in (attentions if every_layer else attentions[-1:])])
-        np.testing.assert_allclose(review.weights, expected, atol=1e-5)
-        np.testing.assert_allclose(review.weights.mean(axis=1), expected.mean(axis=1), atol=1e-5)
-        np.testing.assert_allclose(classic_scale(review.weights), classic_scale(expected), atol=1e-4)
+        found = [(method.name, list(rows)) for method, rows in groupby(review.rows, key=lambda row: row.method)]
         if every_layer:
-            np.testing.assert_allclose(review.rollout, attention_rollout(np.stack(attentions))[0], atol=1e-5)
+            name, [row] = found.pop()
+            assert name == "Rollout of all layers"
+            np.testing.assert_allclose(row.values, attention_rollout(np.stack(attentions))[0], atol=1e-5)
+        assert [name for name, _ in found] == [
+            f"Attention, layer {n}" for n in ([6, 5, 4, 3, 2, 1] if every_layer else [6])
+        ]
+        for (_, (mean, *heads)), expected in zip(found, reversed(attentions), strict=False):
+            np.testing.assert_allclose([head.values for head in heads], expected[:, 0], atol=1e-5)
+            np.testing.assert_allclose(mean.values, expected[:, 0].mean(axis=0), atol=1e-5)
 
 
 def test_probabilities_are_those_of_the_classifier(tiny_model):
     explainer = make_explainer(tiny_model)
     for review in explainer.explain(to_explain(TEXTS[:2]), every_layer=True):
         ids = torch.tensor(explainer.tokenizer.ids([review.text]))
-        expected = explainer.classifier(ids).softmax(dim=1)[0].detach().numpy()
+        with torch.no_grad():
+            expected = explainer.classifier.eval()(ids).softmax(dim=1)[0].numpy()
         np.testing.assert_allclose(review.probabilities, expected, atol=1e-5)
+        assert review.predicted == expected.argmax()
+        assert review.confidence == pytest.approx(expected.max(), abs=1e-5)
+
+
+def test_padding_to_the_maximum_changes_nothing_but_rounding(tiny_model):
+    short, long = (
+        list(make_explainer(tiny_model, padding=padding).explain(to_explain(TEXTS)))
+        for padding in ("longest", "max_length")
+    )
+    for one, other in zip(short, long, strict=True):
+        np.testing.assert_allclose(one.rows[0].values, other.rows[0].values, atol=1e-6)
+
+
+def test_the_classifier_keeps_its_device_and_its_modes(tiny_model):
+    explainer = make_explainer(tiny_model)
+    classifier = explainer.classifier
+    classifier.train()
+    classifier.bert.encoder.layer[2].eval()
+    before = {name: module.training for name, module in classifier.named_modules()}
+    assert len(set(before.values())) == 2
+    parameters = {name: parameter.data_ptr() for name, parameter in classifier.named_parameters()}
+    first, second = (list(explainer.explain(to_explain(TEXTS[:1]))) for _ in range(2))
+    np.testing.assert_array_equal(first[0].rows[0].values, second[0].rows[0].values)  # no dropout
+    assert {name: module.training for name, module in classifier.named_modules()} == before
+    assert {name: parameter.data_ptr() for name, parameter in classifier.named_parameters()} == parameters
+    moved = classifier.to("meta")  # stands for any other device
+    Explainer(moved, explainer.tokenizer, make_info(explainer))
+    assert {parameter.device.type for parameter in moved.parameters()} == {"meta"}
+    assert {name: module.training for name, module in classifier.named_modules()} == before
+
+
+def make_info(explainer):
+    return CheckpointInfo(
+        model=ModelSettings(),
+        data=DataSettings(),
+        frozen_dtype="float32",
+        sha256={},
+        config=explainer.classifier.bert.config,
+        label_names=explainer.label_names,
+    )
 
 
 def test_memory_does_not_grow_with_the_number_of_reviews(tiny_model):
@@ -97,117 +134,3 @@ def test_memory_does_not_grow_with_the_number_of_reviews(tiny_model):
     maps = 4 * config.num_hidden_layers * config.num_attention_heads * length**2  # of one review, in fp32
     most(few)
     assert most(many) - most(few) < 0.2 * (many - few) * maps
-
-
-def test_select():
-    labels = torch.tensor([0, 1, 1, 0])
-    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.45, 0.55], [0.3, 0.7]])
-
-    def chosen(how, indices=None, count=2):
-        return select(
-            how, count=count, indices=indices, num_reviews=4, seed=0, predictions=lambda: (labels, probabilities)
-        )
-
-    assert chosen("first") == [0, 1]
-    assert chosen("wrong") == [1, 3]
-    assert chosen("right", count=1) == [0]
-    assert chosen("uncertain") == [2, 3]
-    assert chosen("first", indices=[3, 0]) == [3, 0]
-    assert len(set(chosen("random", count=3))) == 3
-    with pytest.raises(InputError, match=r"indices=\[4\]"):
-        chosen("first", indices=[0, 4])
-
-
-def test_own_texts(tmp_path):
-    (tmp_path / "some.txt").write_text("one\n\n two  \r\n")
-    assert own_texts(None, str(tmp_path / "some.txt")) == ["one", " two  "]
-    assert own_texts("one", None) == ["one"]
-    assert own_texts(["a", "b"], None) == ["a", "b"]
-    assert own_texts(None, None) is None
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_model, tiny_reviews, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    options = [
-        f"model.pretrained={tiny_model}",
-        f"data.path={tiny_reviews}",
-        f"cache_dir={folder / 'cache'}",
-        "data.max_length=48",
-        "trainer.accelerator=cpu",
-        "trainer.devices=1",
-        "trainer.max_epochs=1",
-        "trainer.enable_progress_bar=false",
-        "report=true",
-    ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(typed(compose("train", options), SCHEMAS["train"]), folder)
-    return folder / "checkpoints" / "best.ckpt"
-
-
-def page(checkpoint, folder, *options):
-    options = [f"checkpoint={checkpoint}", f"cache_dir={folder / 'cache'}", "trainer.accelerator=cpu", *options]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return visualize(typed(compose("visualize", options), SCHEMAS["visualize"]), folder)
-
-
-def test_a_run_writes_a_report_where_asked(checkpoint):
-    assert (checkpoint.parents[1] / "report.html").read_text().startswith("<!doctype html>")
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["reviews=random", "count=3"],
-        ["reviews=uncertain", "count=2", "report.layers=all"],
-        ["indices=[0,3]"],
-        ["text=a great film"],
-        ["text=[a great film, a dull plot]"],
-    ],
-)
-def test_visualize_writes_a_page(checkpoint, tmp_path, capsys, options):
-    written = page(checkpoint, tmp_path, *options)
-    assert written == tmp_path / "report.html"
-    assert "strongest words" in capsys.readouterr().out
-    assert "Content-Security-Policy" in written.read_text()
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["indices=[80]"], "indices=[80]"),
-        (["text=''"], "text 0"),
-        (["text='   '"], "text 0"),
-        (["text='\u4f60\u597d'"], "no word piece"),
-        (["file=/nowhere"], "file='/nowhere'"),
-        (["reviews=best"], "reviews='best'"),
-        (["report.layers=some"], "report.layers"),
-        (["count=0"], "count=0"),
-        (["text=a", "indices=[1]"], "give one of them"),
-    ],
-)
-def test_bad_input_is_named(checkpoint, tmp_path, options, named):
-    with pytest.raises(InputError) as caught:
-        page(checkpoint, tmp_path, *options)
-    assert named in str(caught.value)
-    assert not (tmp_path / "report.html").exists()
-
-
-def test_a_folder_or_nothing_instead_of_a_checkpoint(checkpoint, tmp_path):
-    with pytest.raises(InputError, match="a folder"):
-        page(checkpoint.parent, tmp_path)
-    with pytest.raises(InputError, match="no such file"):
-        page(tmp_path / "no.ckpt", tmp_path)
-
-
-def test_explain_in_a_notebook(checkpoint):
-    explanation = bertlens.explain("a great film, not a dull plot.", checkpoint=checkpoint)
-    assert explanation.tokens[:4] == ["[CLS]", "a", "great", "film"]
-    assert explanation.weights.shape == (4, len(explanation.tokens))
-    np.testing.assert_allclose(explanation.weights.sum(axis=1), 1, atol=1e-6)
-    assert explanation.probabilities.sum() == pytest.approx(1, abs=1e-6)
-    assert explanation.verdict in ("negative", "positive")
-    assert "great" in explanation._repr_html_()
-    with pytest.raises(InputError, match="empty"):
-        bertlens.explain(" ", checkpoint=checkpoint)

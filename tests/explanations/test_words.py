@@ -1,66 +1,23 @@
-"""Attention into word weights: numbers worked by hand, and the edges of what is one word."""
+"""Word pieces into words: numbers worked by hand, and the edges of what is one word."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bertlens.explanations.words import (
-    ExplainedReview,
-    attention_rollout,
-    classic_scale,
-    piece_kinds,
-    shares,
-    top_words,
-    word_text,
-    word_weights,
-    words,
-)
+from bertlens.explanations.words import find_words, piece_kinds, top_words, word_text, word_weights
+
+Pieces = list[tuple[str, int, int]]  # token, start, end
 
 
-def explained(text: str, pieces: list[tuple[str, int, int]], weights: list[float] | None = None) -> ExplainedReview:
-    """A review of one layer and one head. pieces: token, start, end; weights: [CLS]'s, the pieces', [SEP]'s."""
-    num_pieces = len(pieces) + 2
-    return ExplainedReview(
-        index=0,
-        text=text,
-        label=None,
-        probabilities=np.array([0.25, 0.75], dtype=np.float32),
-        tokens=["[CLS]", *(token for token, _, _ in pieces), "[SEP]"],
-        offsets=[(0, 0), *((start, end) for _, start, end in pieces), (0, 0)],
-        weights=np.array(weights or [1 / num_pieces] * num_pieces, dtype=np.float32).reshape(1, 1, -1),
-    )
+def encoded(pieces: Pieces) -> tuple[list[str], list[tuple[int, int]]]:
+    """Tokens and offsets with [CLS] and [SEP]."""
+    tokens = ["[CLS]", *(token for token, _, _ in pieces), "[SEP]"]
+    return tokens, [(0, 0), *((start, end) for _, start, end in pieces), (0, 0)]
 
 
-def whole_words(text: str, pieces: list[tuple[str, int, int]]) -> list[str]:
-    review = explained(text, pieces)
-    return [word_text(word, text) for word in words(review.tokens, review.offsets, text)]
-
-
-def test_verdict_is_the_likeliest_class() -> None:
-    review = explained("", [])
-    assert review.verdict == 1
-    assert review.confidence == 0.75
-
-
-def test_rollout_of_two_layers_and_three_tokens_worked_by_hand() -> None:
-    # first layer: the mean of the heads is [[0, .5, .5], [.5, .5, 0], [0, 0, 1]],
-    # and half of it with half the identity is [[.5, .25, .25], [.25, .75, 0], [0, 0, 1]]
-    first = [[[0, 1, 0], [0, 1, 0], [0, 0, 1]], [[0, 0, 1], [1, 0, 0], [0, 0, 1]]]
-    # second layer: the same comes to [[.5, .5, 0], [0, .5, .5], [.5, 0, .5]]
-    second = [[[0, 1, 0], [0, 0, 1], [1, 0, 0]], [[0, 1, 0], [0, 0, 1], [1, 0, 0]]]
-    rollout = attention_rollout(np.array([first, second], dtype=np.float32))
-    # second times first; the first row: .5 * [.5, .25, .25] + .5 * [.25, .75, 0]
-    np.testing.assert_allclose(rollout, [[0.375, 0.5, 0.125], [0.125, 0.375, 0.5], [0.25, 0.125, 0.625]], atol=1e-7)
-
-
-def test_rollout_normalizes_rows_that_do_not_sum_to_one() -> None:
-    # of half the attention, half is .25; with half the identity the rows sum to .75: [[.5, .25], [.25, .5]] / .75
-    rollout = attention_rollout(np.array([[[[0, 0.5], [0.5, 0]]]]))
-    np.testing.assert_allclose(rollout, [[2 / 3, 1 / 3], [1 / 3, 2 / 3]])
-
-
-def test_classic_scale_makes_the_largest_of_each_row_one() -> None:
-    scaled = classic_scale(np.array([[0.1, 0.4, 0.2], [0.5, 0.25, 0.25], [0, 0, 0]]))
-    np.testing.assert_allclose(scaled, [[0.25, 1, 0.5], [1, 0.5, 0.5], [0, 0, 0]])
+def whole_words(text: str, pieces: Pieces) -> list[str]:
+    return [word_text(word, text) for word in find_words(*encoded(pieces), text)]
 
 
 def test_rests_continue_a_word() -> None:
@@ -100,36 +57,24 @@ def test_a_cut_in_the_middle_joins_no_strangers() -> None:
 
 
 def test_every_piece_but_the_special_ones_is_in_one_word() -> None:
-    review = explained("a bc", [("a", 0, 1), ("b", 2, 3), ("##c", 3, 4)], [0.1, 0.2, 0.3, 0.25, 0.15])
-    found = words(review.tokens, review.offsets, review.text)
+    found = find_words(*encoded([("a", 0, 1), ("b", 2, 3), ("##c", 3, 4)]), "a bc")
     assert [(word.first, word.last) for word in found] == [(1, 2), (2, 4)]
-    np.testing.assert_allclose(word_weights(found, review.weights[0, 0]), [0.2, 0.55], atol=1e-7)
+    np.testing.assert_allclose(word_weights(found, np.array([0.1, 0.2, 0.3, 0.25, 0.15])), [0.2, 0.55], atol=1e-7)
 
 
 def test_words_of_a_long_text_take_no_more_than_linear_time() -> None:
     text = "a" * 300_000 + "'"
-    assert len(words(["[UNK]"], [(0, 300_000)], text)) == 1
+    assert len(find_words(["[UNK]"], [(0, 300_000)], text)) == 1
 
 
 def test_top_words_names_each_word_once_and_no_punctuation() -> None:
     text = "Good, good film."
     pieces = [("good", 0, 4), (",", 4, 5), ("good", 6, 10), ("film", 11, 15), (".", 15, 16)]
-    review = explained(text, pieces, [0.05, 0.1, 0.3, 0.2, 0.15, 0.1, 0.1])
-    found = top_words(review, review.weights[0, 0], 5)
-    assert [word for word, _ in found] == ["good", "film"]
-    assert [weight for _, weight in found] == pytest.approx([0.2, 0.15])
-    assert [word for word, _ in top_words(review, review.weights[0, 0], 1)] == ["good"]
+    review: Any = (*encoded(pieces), text, np.array([0.05, 0.1, 0.3, 0.2, 0.15, 0.1, 0.1]))
+    assert top_words(*review, 5) == ["good", "film"]
+    assert top_words(*review, 1) == ["good"]
 
 
-def test_shares_add_up() -> None:
-    pieces = [("[UNK]", 0, 1), (",", 1, 2), ("…", 2, 3), ("a", 3, 4)]
-    review = explained("😀,…a", pieces, [0.25, 0.125, 0.0625, 0.0625, 0.25, 0.25])
-    assert piece_kinds(review.tokens, review.offsets) == [
-        "[CLS]",
-        "words",
-        "punctuation",
-        "punctuation",
-        "words",
-        "[SEP]",
-    ]
-    assert shares(review, review.weights[0, 0]) == {"words": 0.375, "punctuation": 0.125, "[CLS]": 0.25, "[SEP]": 0.25}
+def test_piece_kinds() -> None:
+    tokens, offsets = encoded([("[UNK]", 0, 1), (",", 1, 2), ("…", 2, 3), ("a", 3, 4)])
+    assert piece_kinds(tokens, offsets) == ["[CLS]", "words", "punctuation", "punctuation", "words", "[SEP]"]

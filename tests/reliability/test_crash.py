@@ -438,9 +438,7 @@ def feature_store(tiny_config, monkeypatch) -> Cache:
 
     def make(folder: Path) -> bytes:
         shards._verified.clear()
-        stores = FeatureStores(
-            folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=128
-        )
+        stores = FeatureStores(folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=128)
         found = stores.find(tokens)
         before = None if found is None else found.states.view(torch.uint8).numpy().tobytes()
         built = stores.find_or_build(tokens, name="train").states.view(torch.uint8).numpy().tobytes()

@@ -222,7 +222,7 @@ def test_damage_that_no_pin_can_tell_ends_in_an_error_of_ours_or_in_a_model(mode
 
     def read() -> Any:
         found = find_pretrained(ModelSettings(pretrained=str(model)))
-        bert = BertModel(found.config, add_pooling_layer=False)
+        bert = BertModel(found.config)
         load_strictly(bert, read_weights(found.weights_path), source="weights")
         ReviewTokenizer(found.vocabulary, DataSettings(lowercase=found.lowercase)).ids(["a good film"])
         return found.config

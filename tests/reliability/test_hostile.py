@@ -168,7 +168,7 @@ def test_the_report_and_the_table_in_the_terminal(
             tmp_path,
             explainer(tiny_config, tiny_vocabulary, labels),
             reviews,
-            Selection(sentence=labels[0]),
+            Selection(sentence="texts of your own"),
             facts=facts,
             print_table=True,
         )

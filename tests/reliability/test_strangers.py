@@ -66,7 +66,7 @@ def test_the_marker_is_made_by_what_is_named_here(tmp_path):
     assert (tmp_path / "marker").is_file()
 
 
-def test_a_checkpoint_that_names_an_object_is_refused(refused, record, tiny, checkpoint, tmp_path):
+def test_a_checkpoint_that_names_an_object_is_refused(refused, amount, record, tiny, checkpoint, tmp_path):
     file, commands = tmp_path / "theirs.ckpt", 0
     for keys in PLACES_IN_A_CHECKPOINT.values():
         raw = torch.load(checkpoint, weights_only=True)
@@ -75,12 +75,13 @@ def test_a_checkpoint_that_names_an_object_is_refused(refused, record, tiny, che
             node = node.setdefault(key, {})
         node["_target_"], node["filename"], node["mode"] = "gzip.GzipFile", str(tmp_path / "marker"), "w"
         torch.save(raw, file)
-        for name, arguments in {
-            "evaluate": [f"checkpoint={file}"],
-            "visualize": [f"checkpoint={file}", "text=fine"],
+        arguments = {
             "train": [*tiny, f"checkpoint={file}", "trainer.max_epochs=2"],
-        }.items():
-            line = refused(name, *arguments)
+            "visualize": [f"checkpoint={file}", "text=fine"],
+            "evaluate": [f"checkpoint={file}"],
+        }
+        for name in list(arguments)[: amount(1, 3)] if commands else arguments:
+            line = refused(name, *arguments[name])
             assert f"{'.'.join(keys)}._target_='gzip.GzipFile'" in line
             assert str(file) in line
             commands += 1

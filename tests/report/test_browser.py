@@ -604,7 +604,7 @@ def test_hostile_texts_stay_texts(hostile_report: Path, open_report: OpenReport)
             assert page.locator("#text").text_content() == spelled_out
             page.locator("#text .unit").last.hover()
         assert not set("\u2028\u2029\u202e\u2067\x00\x07") & set(page.locator("html").evaluate("e => e.textContent"))
-        page.goto(f"{hostile_report.as_uri()}#review=4")
+        page.goto(f"{hostile_report.as_uri()}#view=reading&review=4")
         chip = page.locator("#text .hidden-character").nth(2)
         assert chip.inner_text() == "U+202E"
         assert chip.get_attribute("title") == "right-to-left override"
@@ -776,7 +776,7 @@ def test_without_labels(tmp_path: Path, open_report: OpenReport) -> None:
     with open_report(path) as page:
         assert not page.locator("[name=result]").count()
         page.locator("#list").press("ArrowDown")
-        assert page.locator("#verdict").inner_text().endswith("label unknown")
+        assert page.locator("#prediction").inner_text().endswith("label unknown")
         assert not page.locator("#method").is_visible()
         page.get_by_role("button", name="Classic").click()
         assert "True label: unknown" in page.locator("#pictures").inner_text()

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertlens.explanations.words import ExplainedReview
-from bertlens.report import classic_html, render_report
+from bertlens.explanations.explainer import ExplainedReview
+from bertlens.explanations.methods import Method, MethodRow, attention_rows
+from bertlens.explanations.selection import Selection
+from bertlens.report.render import render_report
 from bertlens.system.escape import visible
 
 HOSTILE = [
@@ -29,9 +31,10 @@ HOSTILE = [
 
 
 def explained(text: str = "Good film.", *, index: int = 0, num_heads: int = 2, **changes: Any) -> ExplainedReview:
-    """One piece for each run of letters and each full stop; seeded weights."""
+    """One piece for each run of letters and each full stop; seeded weights, or `weights` [heads, L] of layer 12."""
     pieces = [match.span() for match in re.finditer(r"\w+|\.", text)]
-    weights = np.random.default_rng(index).random((1, num_heads, len(pieces) + 2), dtype=np.float32)
+    random = np.random.default_rng(index).random((num_heads, len(pieces) + 2), dtype=np.float32)
+    weights = changes.pop("weights", random / random.sum(axis=-1, keepdims=True))
     fields: dict[str, Any] = {
         "index": index,
         "text": text,
@@ -39,7 +42,7 @@ def explained(text: str = "Good film.", *, index: int = 0, num_heads: int = 2, *
         "probabilities": np.array([0.25, 0.75], dtype=np.float32),
         "tokens": ["[CLS]", *(text[start:end].lower() for start, end in pieces), "[SEP]"],
         "offsets": [(0, 0), *pieces, (0, 0)],
-        "weights": weights / weights.sum(axis=-1, keepdims=True),
+        "rows": attention_rows(12, np.asarray(weights, dtype=np.float32)),
     }
     return ExplainedReview(**fields | changes)
 
@@ -48,7 +51,7 @@ def full_review(index: int) -> ExplainedReview:
     """As large as they get: 12 heads, 256 pieces, 1,400 characters."""
     text = " ".join(["word"] * 254) + " and some text that was cut off" * 4
     offsets = [(5 * place, 5 * place + 4) for place in range(254)]
-    weights = np.random.default_rng(index).random((1, 12, 256), dtype=np.float32)
+    weights = np.random.default_rng(index).random((12, 256), dtype=np.float32)
     tokens = ["[CLS]", *["word"] * 254, "[SEP]"]
     return explained(text, index=index, tokens=tokens, offsets=[(0, 0), *offsets, (0, 0)], weights=weights)
 
@@ -56,7 +59,7 @@ def full_review(index: int) -> ExplainedReview:
 def render(path: Path, reviews: Any, **changes: Any) -> str:
     fields: dict[str, Any] = {
         "label_names": ["negative", "positive"],
-        "layers": [12],
+        "selection": Selection(sentence="all reviews"),
         "title": "A report",
         "facts": {"checkpoint": "best.ckpt"},
     }
@@ -92,27 +95,37 @@ class Elements(HTMLParser):
         return json.loads(self.blocks["script", name])
 
 
+ROLLOUT = Method(name="Rollout", sentence="How much of a piece arrives.", signed=False, summed=True)
+
+
 def test_the_page_holds_the_reviews_as_they_are(tmp_path: Path) -> None:
-    review = explained("Gut! 😀 film.", index=7, spans=[(5, 6), (0, 3)], rollout=np.ones(5, dtype=np.float32) / 5)
+    review = explained("Gut! 😀 film.", index=7, spans=[(5, 6), (0, 3)])
+    review.rows.append(MethodRow(ROLLOUT, "Rollout", np.ones(5, dtype=np.float32) / 5))
     page = Elements(render(tmp_path / "report.html", iter([review])))
     [row] = page.json("report-reviews")
     assert row["index"] == 7
     assert row["text"] == review.text
     assert row["tokens"] == review.tokens
-    weights = np.frombuffer(base64.b64decode(row["weights"]), dtype="<f4").reshape(review.weights.shape)
-    np.testing.assert_array_equal(weights, review.weights)
+    values = np.frombuffer(base64.b64decode(row["values"]), dtype="<f4").reshape(4, 5)
+    np.testing.assert_array_equal(values, [row.values for row in review.rows])
     assert row["kinds"] == "cwwps"
     assert row["words"] == [1, 1, 1]
     # JavaScript counts the emoji as two: "film" is at 8 there, at 7 in Python
     assert row["offsets"] == [0, 0, 0, 3, 5, 4, 0, 1, -13, 0]
     assert row["spans"] == [[0, 3], [5, 7]]
-    assert page.json("report-facts") == {
-        "labels": ["negative", "positive"],
-        "layers": [12],
-        "heads": 2,
-        "rollout": True,
-        "hidden": {},
+    facts = page.json("report-facts")
+    assert facts["labels"] == ["negative", "positive"]
+    assert facts["hidden"] == {}
+    first, second = facts["methods"]
+    assert (first["name"], first["rows"]) == ("Attention, layer 12", ["Mean of the heads", "Head 1", "Head 2"])
+    assert second == {
+        "name": "Rollout",
+        "sentence": "How much of a piece arrives.",
+        "signed": False,
+        "summed": True,
+        "rows": ["Rollout"],
     }
+    assert ROLLOUT.sentence in page.text
 
 
 def test_hostile_texts_are_data_and_nothing_else(tmp_path: Path) -> None:
@@ -174,28 +187,58 @@ def test_the_script_turns_no_string_into_html() -> None:
         assert sink not in code
 
 
+def page_text(folder: Path, reviews: Any, **changes: Any) -> str:
+    return " ".join("".join(Elements(render(folder / "report.html", reviews, **changes)).text).split())
+
+
+def test_the_headline_is_the_whole_splits_accuracy(tmp_path: Path) -> None:
+    wrong = [explained(index=index, label=0) for index in range(3)]  # predicted: 1
+    selection = Selection(
+        sentence="3 of 3,204 wrong predictions, drawn evenly from each class",
+        split_accuracy=0.87184,
+        num_split_reviews=25000,
+    )
+    text = page_text(tmp_path, wrong, selection=selection)
+    assert "Summary 87.2 % accuracy on all 25,000 reviews" in text
+    assert (
+        "This report shows 3 of 3,204 wrong predictions, drawn evenly from each class: 0 predicted right, 3 wrong."
+        in text
+    )
+
+
+def test_without_the_splits_accuracy_there_is_none(tmp_path: Path) -> None:
+    text = page_text(tmp_path, [explained(label=0)], selection=Selection(sentence="review 3", num_split_reviews=80))
+    assert "Summary 1 review This report shows review 3: 0 predicted right, 1 wrong." in text
+    assert "accuracy" not in text
+    assert " % " not in text.partition("Strongest words")[0]
+
+
 def test_the_summary_counts(tmp_path: Path) -> None:
     reviews = [
-        explained("good", index=0, label=1, weights=np.array([[[0.5, 0.25, 0.25]]])),
-        explained("Good bad", index=1, label=1, weights=np.array([[[0.2, 0.5, 0.1, 0.2]]])),
-        explained("bad", index=2, label=0, weights=np.array([[[0.5, 0.3, 0.2]]])),
+        explained("good", index=0, label=1, weights=[[0.5, 0.25, 0.25]]),
+        explained("Good bad", index=1, label=1, weights=[[0.2, 0.5, 0.1, 0.2]]),
+        explained("bad", index=2, label=0, weights=[[0.5, 0.3, 0.2]]),
     ]
-    text = " ".join("".join(Elements(render(tmp_path / "report.html", reviews)).text).split())
-    assert "66.7 % accuracy on these reviews 2 of 3 right 1 wrong" in text
+    text = page_text(tmp_path, reviews)
+    assert "3 reviews This report shows all reviews: 2 predicted right, 1 wrong." in text
     assert (
-        "label negative 0 ✓ right: label negative, verdict negative 1 ✗ wrong: label negative, verdict positive "
-        "label positive 0 ✗ wrong: label positive, verdict negative 2 ✓ right: label positive, verdict positive"
+        "label negative 0 ✓ right: label negative, predicted negative 1 ✗ wrong: label negative, predicted positive "
+        "label positive 0 ✗ wrong: label positive, predicted negative 2 ✓ right: label positive, predicted positive"
     ) in text
     assert "positive 3 reviews WordWeightReviews good 0.3752 bad 0.2002" in text
     assert "negative 0 reviews WordWeightReviews none" in text
 
 
 def test_without_labels_nothing_is_right_or_wrong(tmp_path: Path) -> None:
-    source = render(tmp_path / "report.html", [explained(label=None)])
-    text = " ".join("".join(Elements(source).text).split())
-    assert "1 review, no labels known" in text
-    assert "accuracy on these reviews" not in text
-    assert 'name="result"' not in source
+    text = page_text(tmp_path, [explained(label=None)], selection=Selection(sentence="your own texts"))
+    assert "1 review This report shows your own texts: no labels known." in text
+    assert "accuracy" not in text
+    assert 'name="result"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_all_reviews_must_have_the_same_rows(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="review 1 has other rows"):
+        render(tmp_path / "report.html", [explained(), explained(index=1, num_heads=3)])
 
 
 def test_no_reviews_make_a_page_too(tmp_path: Path) -> None:
@@ -220,7 +263,7 @@ def test_reviews_do_not_pile_up_in_memory(tmp_path: Path) -> None:
         render_report(
             map(full_review, range(num_reviews)),
             label_names=["a", "b"],
-            layers=[12],
+            selection=Selection(sentence=""),
             title="",
             facts={},
             path=tmp_path / "report.html",
@@ -248,34 +291,6 @@ def test_numbers_that_are_none_make_no_page(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         render(tmp_path / "report.html", [explained(probabilities=np.array([np.nan, 1]))])
     assert not list(tmp_path.iterdir())
-
-
-def test_classic_html_is_the_notebooks_picture() -> None:
-    weights = np.array([[[9, 9, 9, 9]], [[0.1, 0.2, 0.3, 0.4]]], dtype=np.float32).repeat(2, axis=1)
-    weights[1, 1] = [0.4, 0.3, 0.2, 0.1]
-    source = classic_html(explained("good film", weights=weights, label=0), ["negative", "positive"])
-    text = "".join(Elements(source).text)
-    assert text == (
-        "True label: negativePredicted label: positiveHead 1 [CLS] good filmHead 2 [CLS] good film"
-        "Mean of the heads [CLS] good film"
-    )
-    # .1, .2, .3 of .4, which [SEP] has: 255 * (1 - .25), 255 * .5, 255 * .25, rounded down; [SEP] itself is not shown
-    shown = [(int(green), token) for green, token in re.findall(r"rgb\(255,(\d+),\1\)\"> (.*?)<", source)]
-    assert shown[:3] == [(191, "[CLS]"), (127, "good"), (63, "film")]
-    assert shown[3:6] == [(0, "[CLS]"), (63, "good"), (127, "film")]
-    assert {green for green, _ in shown[6:]} == {0}  # the mean is .25 throughout
-    first_layer = classic_html(explained("good film", weights=weights), ["negative", "positive"], 0)
-    assert len(re.findall(r"rgb\(255,0,0\)", first_layer)) == 9
-
-
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_classic_html_escapes(hostile: str) -> None:
-    review = explained("x", tokens=["[CLS]", hostile, "[SEP]"])
-    source = classic_html(review, [hostile, hostile])
-    tame = classic_html(explained("x"), ["a", "b"])
-    assert [tag for tag, _ in Elements(source).tags] == [tag for tag, _ in Elements(tame).tags]
-    assert "".join(Elements(source).text).count(visible(hostile)) == 5
-    assert not re.search("[\u202e\u2028\u2029\ufeff\x00\x1b\ud800]", source)
 
 
 def test_visible_spells_out_what_hides_or_reorders_and_keeps_the_rest() -> None:

@@ -44,6 +44,16 @@ def test_a_flipped_bit_that_torch_does_not_notice_is_refused(whole):
         load_archive(whole)
 
 
+def test_a_member_that_a_flipped_bit_makes_a_directory_is_refused(whole):
+    """`torch.load` returns uninitialized memory for it. 0.1.0 did not notice."""
+    content = bytearray(whole.read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"weights/data/0"))
+    content[entry + 38] ^= 0x10  # the lowest byte of the external attributes
+    whole.write_bytes(content)
+    with pytest.raises(ArchiveDamaged, match="it has a directory"):
+        load_archive(whole)
+
+
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(whole):
     path = rewrite(whole, lambda members: [(name, content, zipfile.ZIP_DEFLATED) for name, content, _ in members])
     assert torch.load(path, weights_only=True)["step"] == 3

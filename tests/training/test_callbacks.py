@@ -211,13 +211,12 @@ def test_plain_states_are_saved(fit, tmp_path):
 
 
 def test_a_monitor_that_is_not_logged_is_named_before_training():
-    check_monitors(
-        [EarlyStopping("val/f1"), EarlyStopping("train/loss"), ModelCheckpoint(monitor="step"), pl.Callback()]
-    )
+    check_monitors([EarlyStopping("val/f1"), EarlyStopping("train/loss"), ModelCheckpoint(monitor="step")])
     with pytest.raises(
         InputError, match=r"EarlyStopping has monitor='val_loss'; choose one of train/accuracy, .*val/loss"
     ):
         check_monitors([EarlyStopping("val_loss")])
+    check_monitors([EarlyStopping("gradient_norm"), Remembers(0)])  # which may log it
 
 
 def test_the_best_or_the_last_checkpoint_is_tested(fit, tmp_path, caplog):

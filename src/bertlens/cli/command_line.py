@@ -83,9 +83,10 @@ def _add_sweep(arguments: list[str]) -> list[str]:
     if not any(option in arguments for option in ("-m", "--multirun")):
         return arguments
     varied = [override for override in overrides if override.is_sweep_override()]
-    fixed = [override.get_key_element() for override in overrides if not override.is_sweep_override()]
-    fixed = [key for key in fixed if not key.startswith("hydra")]
-    more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(_quote, fixed))}]"] if fixed else []
+    varied_keys = {override.get_key_element() for override in varied}
+    fixed = {override.get_key_element() for override in overrides} - varied_keys | {"features.max_trainable_layers"}
+    names = sorted(key for key in fixed - varied_keys if not key.startswith("hydra"))
+    more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(_quote, names))}]"]
     if not varied and not any(argument.startswith("hydra") for argument in arguments):
         more.append("hydra.sweep.subdir=${hydra.job.num}")
     for override in varied:

@@ -58,4 +58,8 @@ def _shown(value: Any) -> str:
     """Return a value as one types it; of a section of one's own, the names in it."""
     if isinstance(value, DictConfig):
         return "{" + ", ".join(map(str, value)) + "}"
-    return value if isinstance(value, str) else json.dumps(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+    )

@@ -27,7 +27,7 @@ from bertlens.cli.help import show_help
 from bertlens.cli.messages import is_for_the_user, one_line
 from bertlens.config import SCHEMAS
 from bertlens.errors import InputError
-from bertlens.run.folder import Run, relative
+from bertlens.run.folder import Run, is_main_process, relative
 from bertlens.system import stopping
 from bertlens.system.escape import VisibleLines, visible
 from bertlens.system.memory import keep_freed_memory
@@ -155,7 +155,9 @@ def _quiet(*, verbose: bool) -> Iterator[None]:
     if not verbose:
         terminal.addFilter(_is_worth_a_line)
     logging.basicConfig(handlers=[terminal], level=logging.DEBUG if verbose else logging.WARNING, force=True)
-    logging.getLogger("bertlens").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("bertlens").setLevel(
+        logging.DEBUG if verbose else logging.INFO if is_main_process() else logging.WARNING
+    )
     with warnings.catch_warnings():
         # batches are one vectorised look-up and need no workers
         warnings.filterwarnings("ignore", message=".*does not have many workers")

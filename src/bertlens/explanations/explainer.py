@@ -7,7 +7,7 @@ Shapes: B reviews, N heads, L word pieces, C classes.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -23,24 +23,22 @@ from bertlens.model.classifier import ReviewClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewToExplain:
-    """A review, its index in its split, and what is known about it."""
-
-    index: int
-    text: str
-    label: int | None = None
-    spans: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplainedReview:
-    """A review, the prediction for it, and the numbers that the methods give its word pieces."""
+    """A review, and what is known about it."""
 
     index: int
     """Its index in its split, or among the user's own texts."""
     text: str
     """As its author wrote it."""
-    label: int | None
+    label: int | None = None
     """None: unknown."""
+    spans: tuple[tuple[int, int], ...] = ()
+    """The characters that decide the label, if known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedReview(ReviewToExplain):
+    """A review, the prediction for it, and the numbers that the methods give its word pieces."""
+
     probabilities: NDArray[np.float32]
     """[C]"""
     tokens: list[str]
@@ -49,8 +47,6 @@ class ExplainedReview:
     """The characters of `text` behind each piece; (0, 0) for [CLS] and [SEP]."""
     rows: list[MethodRow]
     """The methods' numbers; the first row is shown first."""
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    """The characters that decide the label, if known."""
 
     @property
     def predicted(self) -> int:
@@ -107,14 +103,11 @@ class Explainer:
             )
             explained.append(
                 ExplainedReview(
-                    index=review.index,
-                    text=review.text,
-                    label=review.label,
+                    **vars(review),
                     probabilities=probabilities[place],
                     tokens=encoding.tokens,
                     offsets=encoding.offsets,
                     rows=[row for method in METHODS for row in method(passed)],
-                    spans=list(review.spans),
                 )
             )
         return explained

@@ -11,6 +11,7 @@ from typing import IO, Any
 import torch
 
 MAGIC = b"PK\x03\x04"
+DIRECTORY = 0x10  # the attribute of a directory in a zip file
 
 
 class ArchiveDamaged(Exception):
@@ -38,6 +39,8 @@ def verify(file: IO[bytes]) -> None:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ArchiveDamaged("it is compressed, which torch.save never does")
+            if any(member.is_dir() or member.external_attr & DIRECTORY for member in members):
+                raise ArchiveDamaged("it has a directory, for which torch.load would return uninitialized memory")
             if sum(member.file_size for member in members) > file.seek(0, 2):
                 raise ArchiveDamaged("its members together are larger than the file")
             damaged = archive.testzip()

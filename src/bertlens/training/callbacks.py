@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,14 +33,16 @@ def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
     return {name: score for name, score in scores.items() if score is not None}
 
 
-def check_monitors(callbacks: Iterable[pl.Callback]) -> None:
-    """Raise `InputError` for a callback that monitors what is not logged: Lightning notices after an epoch."""
-    logged = [name for stage in ("train", "val") for name in StageMetrics(2, stage=stage)]
+def check_monitors(callbacks: Sequence[pl.Callback]) -> None:
+    """Raise `InputError` for a callback that monitors a metric that is not logged: Lightning notices after an epoch."""
+    if not all(type(callback).__module__.startswith("pytorch_lightning.") for callback in callbacks):
+        return  # a callback of the user's may log metrics of its own
+    logged = [str(name) for stage in ("train", "val") for name in StageMetrics(2, stage=stage)]
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor not in (None, "epoch", "step", "train/loss_step", *logged):
             name = type(callback).__name__
-            raise InputError(f"callbacks: {name} has monitor={monitor!r}; choose one of {', '.join(map(str, logged))}")
+            raise InputError(f"callbacks: {name} has monitor={monitor!r}; choose one of {', '.join(logged)}")
 
 
 def kept_checkpoint(trainer: pl.Trainer, keep: str) -> Path | None:

@@ -54,6 +54,7 @@ class ReviewModule(pl.LightningModule):
             {f"{stage}_metrics": StageMetrics(len(label_names), stage=stage) for stage in ("train", "val", "test")}
         )
         self.predictions = Predictions()
+        self.measured: dict[str, Tensor] = {}  # the last value of each metric
         self.num_reviews = {"train": 0, "test": 0}  # of all processes, in this run
         self._unchecked_losses: list[tuple[str, Tensor]] = []
         self._resumed: dict[str, Any] | None = None
@@ -80,7 +81,9 @@ class ReviewModule(pl.LightningModule):
 
     def _log_epoch(self, stage: str) -> None:
         metrics = self._metrics(stage)
-        self.log_dict(metrics.compute(), prog_bar=stage == "val", sync_dist=True)
+        values = metrics.compute()
+        self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
+        self.measured |= values  # Lightning keeps no metrics of a barebones run
         metrics.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -1,0 +1,159 @@
+"""Two processes train one model: each takes its own share of the batches, and all of them end together."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bertlens.model.checkpoint import read_raw
+
+REPOSITORY = Path(__file__).parents[2]
+STAGES = ("fit", "validate", "test")
+
+pytestmark = pytest.mark.integration
+
+
+class Processes:
+    """A run of train.py on two processes; `slow.Slow` prints where each of them is."""
+
+    def __init__(self, arguments: list[str], folder: Path, output: Path) -> None:
+        environ = os.environ | {"PYTHONPATH": str(REPOSITORY / "tests" / "processes"), "OMP_NUM_THREADS": "1"}
+        self._output = output
+        with output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, REPOSITORY / "train.py", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=environ,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text(errors="replace")
+
+    def pids(self, stage: str) -> dict[int, int]:
+        """Return the processes that have come to a stage, by rank."""
+        return {int(rank): int(pid) for rank, pid in re.findall(rf"^@ {stage} (\d) (\d+)$", self.output, re.MULTILINE)}
+
+    def wait_for(self, stage: str) -> dict[int, int]:
+        """Return the processes when both have come to a stage."""
+        end = time.monotonic() + 180
+        while len(found := self.pids(stage)) < 2:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < end, self.output
+            time.sleep(0.02)
+        return found
+
+    def wait_for_all(self, pids: list[int], timeout: float) -> None:
+        """Wait until all processes have ended."""
+        end = time.monotonic() + timeout
+        self.process.wait(timeout)
+        while any(is_running(pid) for pid in pids):
+            assert time.monotonic() < end, f"a process of the run is left:\n{self.output}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def start(tiny_run: list[str], tmp_path: Path) -> Iterator[Callable[..., Processes]]:
+    """`start(0.3, "hydra.run.dir=run")` starts a run whose batches take so many seconds each."""
+    started: list[Processes] = []
+    two = [argument for argument in tiny_run if not argument.startswith("trainer.devices=")]
+    # 7 validation batches and 13 test batches: one rank has one more than the other
+    two += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=2", "data.tokens_per_batch=180"]
+    two += ["features.cache=off", "+callbacks.slow._target_=slow.Slow"]
+
+    def begin(seconds: float, *arguments: str) -> Processes:
+        output = tmp_path / f"output-{len(started)}.txt"
+        started.append(Processes([*two, f"+callbacks.slow.seconds={seconds}", *arguments], tmp_path, output))
+        return started[-1]
+
+    yield begin
+    for processes in started:
+        processes.kill()
+
+
+def test_ranks_with_different_numbers_of_batches_finish(start, tmp_path):
+    run = start(0, "hydra.run.dir=run")
+    assert run.process.wait(180) == 0, run.output
+    for stage, epochs in (("validate", 2), ("test", 1)):
+        batches = [len(re.findall(rf"^@ {stage} {rank} ", run.output, re.MULTILINE)) for rank in (0, 1)]
+        assert batches[0] == batches[1] + epochs, stage
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    correct = written["metrics"]["test/accuracy"] * 80  # a whole number if each of the 80 reviews counts once
+    assert correct == pytest.approx(round(correct), abs=1e-4)
+    assert "Traceback" not in run.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_sigterm_to_any_rank_ends_the_run(start, tmp_path, amount, record, stage, rank):
+    tries = amount(1, 5)
+    source, longest = random.Random(f"{stage} {rank}"), 0.0
+    for index in range(tries):
+        folder = f"hydra.run.dir=run-{index}"
+        run = start(0.3, folder)
+        pids = run.wait_for(stage)
+        time.sleep(source.uniform(0, 0.3))
+        start_of_end = time.monotonic()
+        os.kill(pids[rank], signal.SIGTERM)
+        run.wait_for_all(list(pids.values()), timeout=30)
+        longest = max(longest, time.monotonic() - start_of_end)
+        assert run.process.returncode == 143, run.output
+        assert run.output.count("stopped by SIGTERM") >= 1, run.output
+        assert "Traceback" not in run.output
+        assert read_raw(tmp_path / f"run-{index}" / "checkpoints" / "last.ckpt")["global_step"] > 0
+        rest = start(0, folder, "resume=auto")
+        assert rest.process.wait(180) == 0, rest.output
+        last = read_raw(tmp_path / f"run-{index}" / "checkpoints" / "last.ckpt")
+        assert last["global_step"] == 10  # 160 reviews, 16 per step and process, 2 epochs
+    record(
+        f"SIGTERM to {'the launcher' if rank == 0 else 'the other process'} of two, stage {stage}",
+        tries=tries, ended_in_order=tries, resumed=tries, longest_seconds=round(longest, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run(start, tmp_path):
+    """The terminal signals all processes at once."""
+    run = start(0.3, "hydra.run.dir=run")
+    pids = run.wait_for("fit")
+    os.killpg(run.process.pid, signal.SIGINT)
+    run.wait_for_all(list(pids.values()), timeout=30)
+    assert run.process.returncode == 130, run.output
+    assert "Traceback" not in run.output
+    assert read_raw(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_end_of_one_process_ends_the_run(start, stage, rank):
+    """Lightning watches the processes that it started, and distributed calls fail; nothing of ours is needed."""
+    run = start(0.3, "hydra.run.dir=run")
+    pids = run.wait_for(stage)
+    os.kill(pids[rank], signal.SIGKILL)
+    run.wait_for_all(list(pids.values()), timeout=30)
+    assert run.process.returncode != 0
