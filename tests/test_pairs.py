@@ -18,17 +18,16 @@ from bertlens.model.checkpoint import read_raw
 
 # a setting: its values, each as it is typed
 FACTORS = {
-    "precision": [f"trainer.precision={name}" for name in ("32-true", "bf16-mixed", "bf16-true", "16-true")],
+    "precision": [
+        f"trainer.precision={name}" for name in ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
+    ],
     "clipping": ["trainer.gradient_clip_val=null", "trainer.gradient_clip_val=0.5"],
     "accumulation": ["trainer.accumulate_grad_batches=1", "trainer.accumulate_grad_batches=2"],
     "layers": [f"model.trainable_layers={layers}" for layers in (0, 1, 2, "all")],
     "truncation": [f"data.truncation={name}" for name in ("head", "tail", "head_tail")],
     "cleaning": ["data.cleaning=notebook", "data.cleaning=none"],
-    "padding": [
-        "data.padding=longest model.attention_mask=true",
-        "data.padding=max_length model.attention_mask=true",
-        "data.padding=max_length model.attention_mask=false",
-    ],
+    "padding": ["data.padding=longest", "data.padding=max_length"],
+    "mask": ["model.attention_mask=true", "model.attention_mask=false"],
     "schedule": ["optimizer.schedule=constant", "optimizer.schedule=linear"],
     "averaging": ["callbacks=default", "callbacks=ema", "callbacks=swa"],
     "saved": ["checkpoint.whole_model=false", "checkpoint.whole_model=true"],
@@ -40,6 +39,8 @@ FACTORS = {
 REFUSED = {
     ("model.trainable_layers=all", "features.cache=on"): "error: features.cache=on: needs frozen layers without "
     "dropout, which compute the same in each epoch; set features.cache=auto",
+    ("data.padding=longest", "model.attention_mask=false"): "error: model.attention_mask=false: needs "
+    "data.padding=max_length; otherwise a prediction depends on the longest review of its batch",
 }
 
 
@@ -95,8 +96,11 @@ def test_a_combination_trains_evaluates_resumes_and_explains(start, settings, tm
     stop = f"+callbacks.stop={{_target_: stop_once.StopOnce, step: 2, marker: '{tmp_path / 'stopped'}'}}"
     assert start("train", *settings, stop, "hydra.run.dir=resumed").wait() == 143
     assert read_raw(tmp_path / "resumed" / "checkpoints" / "last.ckpt")["global_step"] == 2
-    assert finish(start("train", "resume=resumed"), tmp_path / "resumed") == run
-    assert differences(tmp_path / "run", tmp_path / "resumed") == []
+    resumed = finish(start("train", "resume=resumed"), tmp_path / "resumed")
+    # Lightning reads a checkpoint before it converts the module: 64-bit weights pass through 32 bits
+    tolerance = 1e-6 if "trainer.precision=64-true" in combination else 0.0
+    assert resumed == pytest.approx(run, rel=tolerance, abs=0)
+    assert differences(tmp_path / "run", tmp_path / "resumed", tolerance) == []
 
     explained = start(
         "visualize", "checkpoint=run", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu", "count=4",
@@ -114,11 +118,11 @@ def finish(process: Any, folder: Path) -> dict[str, float]:
     return metrics
 
 
-def differences(one: Path, other: Path) -> list[str]:
-    """Return the names of what differs between two runs' last checkpoints."""
+def differences(one: Path, other: Path, tolerance: float) -> list[str]:
+    """Return the names of the tensors that differ by more than the tolerance in two runs' last checkpoints."""
     first, second = (tensors_of(read_raw(folder / "checkpoints" / "last.ckpt")) for folder in (one, other))
     assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
+    return [name for name in first if not torch.allclose(first[name], second[name], rtol=0, atol=tolerance)]
 
 
 def tensors_of(content: Any, name: str = "") -> dict[str, torch.Tensor]:

@@ -131,6 +131,8 @@ FILES = {
     "sweep.csv": write_sweep,
 }
 NAMES = sorted(FILES)
+# drawing a figure again and again takes long
+NAMES_AT_EVERY_OPERATION = [pytest.param(name, marks=pytest.mark.slow) if name == "roc.png" else name for name in NAMES]
 
 
 # Operations, and the disk under them.
@@ -356,7 +358,7 @@ def test_all_is_written_before_the_flush_the_move_and_the_flush_of_the_folder(tm
     assert temporary.pop().startswith(f".{name}.")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AT_EVERY_OPERATION)
 def test_a_writer_killed_anywhere_leaves_the_earlier_file_or_the_new_one(tmp_path, name, both, record):
     earlier, new = both(name)
     folder, kills = tmp_path / "run", 0
@@ -378,7 +380,7 @@ def test_a_writer_killed_anywhere_leaves_the_earlier_file_or_the_new_one(tmp_pat
     record(f"{name}: killed at every operation", kills=kills, damaged=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES_AT_EVERY_OPERATION)
 def test_the_power_lost_anywhere_leaves_the_earlier_file_or_the_new_one(tmp_path, name, both, record):
     earlier, new = both(name)
     folder = tmp_path / "run"

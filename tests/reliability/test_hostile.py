@@ -86,7 +86,7 @@ def batches(texts: Sequence[str], size: int) -> Iterator[list[str]]:
 
 @pytest.fixture
 def texts(amount) -> list[str]:
-    return hostile_strings(amount(100, 1000))
+    return hostile_strings(amount(50, 1000))
 
 
 class Page(HTMLParser):

@@ -112,6 +112,7 @@ def no_interfaces():
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_demo_as_typed_tries_no_connection_and_needs_none(amount, attempts, record, tmp_path, minilm_folder):
     """Train, report, evaluate and visualize, with the guard and, where it can be had, in a machine without network."""
     small = ["data.num_demo_reviews=60", "trainer.max_epochs=1", "trainer.enable_progress_bar=false"]

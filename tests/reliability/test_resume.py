@@ -66,7 +66,7 @@ def figures(folder):
     return found
 
 
-@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("accumulated", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, record, accumulated, run):
     settings = [*settings, f"data.batch_size={amount(32, 8)}", f"trainer.accumulate_grad_batches={accumulated}"]
     never = Stop(0)

@@ -59,7 +59,9 @@ def resuming_arguments(output: str) -> list[str]:
     return shlex.split(command)[2:]
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase", ["fitting", *(pytest.param(phase, marks=pytest.mark.slow) for phase in PHASES if phase != "fitting")]
+)
 def test_a_signal_ends_a_run_well(start, settings, reference, tmp_path, amount, record, phase):
     source = random.Random(phase)
     tries = amount(2, 20)
@@ -92,7 +94,7 @@ def step_of(checkpoint: Path) -> int:
 
 def test_killed_while_training(start, settings, reference, tmp_path, amount, record):
     source = random.Random(1)
-    kills, finished, lost, corrupt = amount(6, 150), 0, 0, 0
+    kills, finished, lost, corrupt = amount(3, 150), 0, 0, 0
     killed = 0
     while killed < kills:
         folder = tmp_path / f"run-{finished}"
@@ -152,7 +154,7 @@ def blocks_kept(cache: Path) -> int:
 
 def test_killed_while_building(start, settings, reference, tmp_path, amount, record):
     source = random.Random(2)
-    kills, finished, lost = amount(6, 150), 0, 0
+    kills, finished, lost = amount(3, 150), 0, 0
     killed = kept = 0
     while killed < kills:
         cache, folder = tmp_path / f"cache-{finished}", tmp_path / f"run-{finished}"

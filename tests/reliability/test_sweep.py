@@ -44,7 +44,14 @@ def contents(folder):
     }
 
 
-@pytest.mark.parametrize("mistake", ["data.path=/nowhere", "seed=7", "optimizer.schedule=square"])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "seed=7",
+        pytest.param("data.path=/nowhere", marks=pytest.mark.slow),
+        pytest.param("optimizer.schedule=square", marks=pytest.mark.slow),
+    ],
+)
 def test_a_mistyped_rerun_destroys_nothing(start, tiny_run, tmp_path, mistake):
     assert start("train", "-m", *tiny_run, *SWEEP).wait() == 0
     before = contents(tmp_path / "sweep")
@@ -57,6 +64,7 @@ def test_a_mistyped_rerun_destroys_nothing(start, tiny_run, tmp_path, mistake):
     assert all(row["test/accuracy"] and row["error"] for row in table(tmp_path / "sweep").values())
 
 
+@pytest.mark.slow
 def test_other_settings_are_run_anew_where_that_is_asked_for(start, tiny_run, tmp_path):
     assert start("train", "-m", *tiny_run, *SWEEP).wait() == 0
     before = stamps(tmp_path / "sweep")
@@ -67,6 +75,7 @@ def test_other_settings_are_run_anew_where_that_is_asked_for(start, tiny_run, tm
     assert all(after[job] > before[job] for job in before)
 
 
+@pytest.mark.slow
 def test_values_can_be_added_to_a_finished_sweep(start, tiny_run, tmp_path):
     assert start("train", "-m", *tiny_run, *SWEEP).wait() == 0
     before = stamps(tmp_path / "sweep")
@@ -78,7 +87,7 @@ def test_values_can_be_added_to_a_finished_sweep(start, tiny_run, tmp_path):
     assert after.keys() - before.keys() == {"optimizer.lr-0.0005"}
 
 
-@pytest.mark.parametrize("job", [0, 1, 2])
+@pytest.mark.parametrize("job", [1, *(pytest.param(job, marks=pytest.mark.slow) for job in (0, 2))])
 def test_a_stopped_sweep_goes_on_with_the_job_it_was_at(start, tiny_run, tmp_path, job):
     whole = start("train", "-m", *tiny_run, SWEEP[0], "hydra.sweep.dir=whole")
     assert whole.wait() == 0, whole.output

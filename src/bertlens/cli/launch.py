@@ -55,7 +55,8 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
                 config = read_config(composed)
                 return returned_value(config, task(config, run))
         except stopping.Stopped as stop:
-            print(f"{stop}; to go on:\n{_going_on(name, given, run)}", file=sys.stderr)
+            if stop.exit_status:  # 0: another process of the run reports it
+                print(f"{stop}; to go on:\n{_going_on(name, given, run)}", file=sys.stderr)
             raise SystemExit(stop.exit_status) from None
         except Exception as error:
             if full_error or not (run.in_sweep or is_for_the_user(error)):
@@ -84,7 +85,8 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
             hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
         finish_sweep()
     except stopping.Stopped as stop:
-        print(stop, file=sys.stderr)
+        if stop.exit_status:
+            print(stop, file=sys.stderr)
         raise SystemExit(stop.exit_status) from None
     except Exception as error:
         if full_error or not is_for_the_user(error):

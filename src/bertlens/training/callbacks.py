@@ -156,16 +156,11 @@ class StopOnRequest(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         stopping.pass_on_to(process.pid for process in getattr(trainer.strategy.launcher, "procs", ()))
 
-    # Lightning sets its own handler as each stage begins. It broadcasts within the handler, which can block for ever.
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _handle(self, *_: Any, **__: Any) -> None:
+        """Replace the handler that Lightning sets as each stage begins: it broadcasts, which can block for ever."""
         stopping.handle()
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stopping.handle()
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stopping.handle()
+    on_train_start = on_validation_start = on_test_start = _handle
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -175,13 +170,11 @@ class StopOnRequest(pl.Callback):
                 last.save(trainer)
             raise stopping.stopped()
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+    def _stop_alone(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if stop_requested(trainer):
             raise stopping.stopped()
 
-    def on_test_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        if stop_requested(trainer):
-            raise stopping.stopped()
+    on_validation_batch_end = on_test_batch_end = _stop_alone
 
 
 def stop_requested(trainer: pl.Trainer) -> bool:
