@@ -71,6 +71,9 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
             with suppress(OSError):
                 run.write_error(line)
             return float("nan")
+        finally:
+            with suppress(OSError):  # it holds something
+                run.folder.rmdir()
 
     try:
         if "--version" in given:

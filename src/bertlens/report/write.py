@@ -31,7 +31,8 @@ def write_report(
 ) -> Path:
     """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path."""
     path = folder / "report.html"
-    table = Table("review", "label", "predicted", "confidence", Column("strongest words", no_wrap=True))
+    table = Table("review", "label", "predicted", "confidence", Column("strongest words", no_wrap=True, ratio=1))
+    table.expand = True
 
     def add_rows(explained: Iterable[ExplainedReview]) -> Iterator[ExplainedReview]:
         for review in explained:
