@@ -23,8 +23,12 @@ REPOSITORY = Path(__file__).parents[1]
 
 def jobs(reviews: str, num_reviews: int) -> dict[str, list[str]]:
     """The overrides of each job by its name."""
-    real = ["model=minilm", f"data.path={reviews}", f"data.max_reviews={num_reviews}"]
-    found = {"demo": ["experiment=demo", "report=false"]}
+    real = ["model=minilm", f"data.path={reviews}", f"data.max_reviews={num_reviews}", "features.dtype=float32"]
+    demo = ["experiment=demo", "report=false"]
+    found = {
+        "demo": [*demo, "features.dtype=float32"],
+        "demo, 300 reviews, bfloat16": [*demo, "features.dtype=bfloat16", "data.num_demo_reviews=300"],
+    }
     for layers in (1, 2):
         for cache in ("on", "off"):
             name = f"MiniLM on {num_reviews} reviews, {layers} trained layers, features.cache={cache}"

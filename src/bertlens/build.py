@@ -144,12 +144,18 @@ def use_features(config: TrainConfig, data: ReviewDataModule, prefix: FrozenPref
         return
     else:
         log.info("features: stored (features.cache=%s, %s)", chosen, "a sweep" if sweeping else f"{epochs} epochs")
+        if prefix.dtype == torch.bfloat16 and prefix.device.type == "cpu" and not _cpu_has_bfloat16():
+            log.info("features: this processor has no bfloat16 instructions; features.dtype=float32 is much faster")
     try:
         data.stored = {split: found[split] or stores.find_or_build(tokens[split], name=split) for split in splits}
     except InputError as error:
         if chosen == "on":
             raise
         log.warning("features: not stored (%s)", error)
+
+
+def _cpu_has_bfloat16() -> bool:
+    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
 
 
 def build_stores(
