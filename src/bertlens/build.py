@@ -17,8 +17,8 @@ from pytorch_lightning.loggers import Logger
 
 from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
 from bertlens.data.datamodule import ReviewDataModule
-from bertlens.data.splits import SPLITS
 from bertlens.data.settings import DataSettings
+from bertlens.data.splits import SPLITS
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.selection import BY_PREDICTION, Predictions

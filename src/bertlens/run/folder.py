@@ -196,10 +196,20 @@ def find_checkpoint(given: str) -> Path:
         path = newest.parent
     if not path.is_dir():
         return path
-    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt"):
-        if (path / name).is_file():
-            return path / name
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    for name in (_kept(folder.parent), "best", "last"):
+        if (folder / f"{name}.ckpt").is_file():
+            return folder / f"{name}.ckpt"
     raise InputError(f"checkpoint={given}: a folder without checkpoints/best.ckpt; give a run's folder or a .ckpt file")
+
+
+def _kept(folder: Path) -> str:
+    """Return which checkpoint a run has tested: best, unless its metrics.json says last."""
+    try:
+        settings = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["settings"]
+        return "last" if settings["checkpoint.keep"] == "last" else "best"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "best"
 
 
 def environment() -> dict[str, Any]:

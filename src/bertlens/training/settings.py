@@ -85,9 +85,9 @@ class _TrainerConflicts:
             return
         if devices < 1 and devices != -1:
             yield f"{prefix}devices={devices}: at least 1, or auto"
-        processors = os.cpu_count() or 1
-        if devices > max(2, processors) and getattr(self, "accelerator") in ("auto", "cpu"):  # noqa: B009
-            yield f"{prefix}devices={devices}: this machine has {processors} processors, so {max(2, processors)} at most"
+        most = max(2, os.cpu_count() or 1)
+        if devices > most and getattr(self, "accelerator") in ("auto", "cpu"):  # noqa: B009
+            yield f"{prefix}devices={devices}: this machine has {os.cpu_count()} processors, so {most} at most"
 
 
 def _trainer_settings() -> type:
