@@ -49,6 +49,8 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
     keep_freed_memory()
 
     def job(composed: DictConfig) -> Any:
+        if not full_error:
+            os.environ.pop(FULL_ERROR, None)  # Lightning may start further processes of this run
         run = Run.of_hydra()
         try:
             with _quiet(verbose=bool(HydraConfig.get().verbose)), stopping.stoppable():
