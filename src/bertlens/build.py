@@ -247,21 +247,12 @@ def _make(key: str, node: Any, kind: type) -> Any:
         raise InputError(f"{key}: needs a _target_, such as {kind.__module__}.{kind.__name__}")
     try:
         made = hydra.utils.instantiate(node)
-    except InstantiationException as error:
-        raise InputError(f"{key}: {_remedy(error.__cause__ or error)}") from error
-    except ModuleNotFoundError as error:
-        raise InputError(f"{key}: {_remedy(error)}") from error
+    except (InstantiationException, ModuleNotFoundError) as error:
+        # a missing package's own message names its `pip install`
+        raise InputError(f"{key}: {' '.join(str(error.__cause__ or error).split())}") from error
     if not isinstance(made, kind):
         raise InputError(f"{key}: {node['_target_']} is no {kind.__name__} of Lightning's")
     return made
-
-
-def _remedy(error: BaseException) -> str:
-    """Return a message that names the `pip install` of a missing package."""
-    line = " ".join(str(error).split())
-    missing = next((name for name in ("wandb", "mlflow") if name in line.lower()), None)
-    is_missing = isinstance(error, ModuleNotFoundError)
-    return f"{line} (pip install {missing or getattr(error, 'name', '')})" if is_missing else line
 
 
 def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:

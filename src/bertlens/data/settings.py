@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from bertlens.system.settings import setting
 
+ENDINGS = (".tsv", ".csv", ".jsonl", ".parquet")  # of your own files of reviews
+
 
 @dataclass(kw_only=True)
 class DataSettings:
@@ -18,7 +20,7 @@ class DataSettings:
     path: str | None = setting(None, "local reviews: a folder of Parquet files, or the unpacked aclImdb folder")
     hub_name: str = setting("stanfordnlp/imdb", "the data set's name on the hub")
     hub_revision: str = setting("e6281661ce1c48d982bc483cf8a173c1bbeb5d31", "the data set's commit on the hub")
-    train_file: str | None = setting(None, "your own reviews: .tsv, .csv, .jsonl or .parquet")
+    train_file: str | None = setting(None, f"your own reviews: {', '.join(ENDINGS)}")
     validation_file: str | None = setting(None, "your own validation reviews; null: a part of the training reviews")
     test_file: str | None = setting(None, "your own test reviews")
     text_column: str = setting("text", "the column with the text")
@@ -74,7 +76,7 @@ class DataSettings:
                 yield f"{prefix}path={self.path}: excludes your own files ({prefix}source=files); leave one out"
             for key in ("train_file", "test_file"):
                 if files[key] is None:
-                    yield f"{prefix}{key} is missing: name a .tsv, .csv, .jsonl or .parquet file"
+                    yield f"{prefix}{key} is missing: name a file ({', '.join(ENDINGS)})"
         elif named:
             yield f"{', '.join(named)}: not read with {prefix}source={self.source}; set data=files or leave it out"
         if self.text_column == self.label_column:

@@ -80,12 +80,14 @@ class Explainer:
     def explain(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool = False) -> Iterator[ExplainedReview]:
         """Explain the reviews in their order, by the attention of the last layer, or of every layer and rollout."""
         for start in range(0, len(reviews), self.reviews_per_batch):
-            yield from self._explain_batch(reviews[start : start + self.reviews_per_batch], every_layer=every_layer)
+            with _eval_mode(self.classifier):
+                batch = self._explain_batch(reviews[start : start + self.reviews_per_batch], every_layer=every_layer)
+            yield from batch
 
     def _explain_batch(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool) -> list[ExplainedReview]:
         encodings = self.tokenizer.encode([review.text for review in reviews])
         input_ids, mask = self._pad([encoding.ids for encoding in encodings])
-        with torch.inference_mode(), _eval_mode(self.classifier):
+        with torch.inference_mode():
             logits, attentions = self.classifier.attend(
                 input_ids, mask if self.mask_padding else None, every_layer=every_layer
             )

@@ -125,12 +125,11 @@ class Run:
         return any((self.folder / name).exists() for name in ("checkpoints", "metrics.json", "report.html"))
 
     def _remove_run(self) -> None:
-        for name in ("checkpoints", "tensorboard", HYDRA_FOLDER):
+        for name in ("checkpoints", "csv", "tensorboard", HYDRA_FOLDER):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("metrics.json", "report.html"):
-            (self.folder / name).unlink(missing_ok=True)
-        for events in self.folder.glob("events.out.tfevents.*"):
-            events.unlink()
+        for pattern in ("metrics.json", "report.html", "predictions.parquet", "*.png", "events.out.tfevents.*"):
+            for file in self.folder.glob(pattern):
+                file.unlink()
 
     @property
     def error_file(self) -> Path:

@@ -40,17 +40,17 @@ class StageMetrics(MetricCollection):
         """Add a batch: its mean loss, probabilities [B, C] and labels [B]. Each review counts once."""
         self.update(value=loss, weight=len(labels), preds=probabilities, target=labels)
 
-    def states(self) -> list[dict[str, Tensor | list[Tensor]]]:
-        """Return what has been counted so far."""
-        return [metric.metric_state for metric in self.values()]
+    def states(self) -> dict[str, dict[str, Tensor | list[Tensor]]]:
+        """Return what has been counted so far, by metric."""
+        return {name: metric.metric_state for name, metric in self.items()}
 
-    def load_states(self, states: list[dict[str, Tensor | list[Tensor]]], device: torch.device) -> None:
-        """Go on from what `states` returned."""
+    def load_states(self, states: dict[str, dict[str, Tensor | list[Tensor]]], device: torch.device) -> None:
+        """Go on from what `states` returned. A metric that is not in it starts anew."""
         # torchmetrics warns of metrics without an update, so add a review, which the states then replace
         loss = torch.zeros((), device=device)
         self.add(loss, loss.expand(1, self.num_classes), loss.long().view(1))
-        for metric, state in zip(self.values(), states, strict=True):
-            metric.load_state_dict(state)
+        for name, metric in self.items():
+            metric.reset() if name not in states else metric.load_state_dict(states[name])
         self.to(device)
 
 
