@@ -51,27 +51,8 @@ def is_tried(values: Sequence[str]) -> bool:
     return not any(set(refused) <= set(values) for refused in REFUSED)
 
 
-def cover() -> list[tuple[str, ...]]:
-    """Return combinations that contain every pair of values but the refused ones."""
-    found = [tuple(combination) for combination in AllPairs(list(FACTORS.values()), filter_func=is_tried)]
-    # with a filter, AllPairs may leave out a few pairs: each is put into an earlier combination that allows it
-    for pair in sorted(EVERY_PAIR - set(REFUSED)):
-        if not any(set(pair) <= set(combination) for combination in found):
-            changed = (with_pair(combination, pair) for combination in found)
-            found.append(next(combination for combination in changed if is_tried(combination)))
-    return found
-
-
-def with_pair(combination: Sequence[str], pair: tuple[str, str]) -> tuple[str, ...]:
-    """Return the combination with the two values of a pair in their places."""
-    return tuple(
-        next((value for value in pair if value in values), earlier)
-        for values, earlier in zip(FACTORS.values(), combination, strict=True)
-    )
-
-
 EVERY_PAIR = {pair for one, other in combinations(FACTORS.values(), 2) for pair in product(one, other)}
-COMBINATIONS = cover()
+COMBINATIONS = [tuple(combination) for combination in AllPairs(list(FACTORS.values()), filter_func=is_tried)]
 
 
 def test_every_pair_is_in_a_combination_or_refused():

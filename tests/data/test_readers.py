@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bertlens.data.readers import READERS
 from bertlens.data.reviews import load_reviews
-from bertlens.data.settings import DataSettings
+from bertlens.data.settings import ENDINGS, DataSettings
 from bertlens.errors import InputError
 
 AWKWARD_TEXTS = [
@@ -222,3 +223,7 @@ def test_parquet_of_other_kinds(tmp_path):
         message = message_of(lambda: own_files(str(tmp_path / "train.parquet")))
         assert part in message
         assert "train.parquet" in message
+
+
+def test_the_endings_that_settings_name_are_those_that_are_read():
+    assert {*ENDINGS, ".json"} == set(READERS)

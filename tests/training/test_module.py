@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from bertlens.training.metrics import StageMetrics
 from bertlens.training.module import TrainingDiverged
 
 
@@ -163,3 +164,17 @@ def test_metrics_go_on_where_they_were_saved_without_a_warning(make_module, make
         warnings.simplefilter("error")
         found = other.compute()
     assert found == expected
+
+
+def test_a_metric_that_a_checkpoint_did_not_count_starts_anew():
+    labels, probabilities = torch.tensor([0, 1]), torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    counted = StageMetrics(2, stage="train")
+    counted.add(torch.tensor(0.5), probabilities, labels)
+    states = {name: state for name, state in counted.states().items() if name != "train/accuracy"}
+    resumed = StageMetrics(2, stage="train")
+    resumed.load_states(states, torch.device("cpu"))
+    assert resumed["train/loss"].compute() == 0.5
+    resumed.add(torch.tensor(1.5), 1 - probabilities, labels)
+    values = resumed.compute()
+    assert values["train/loss"] == 1.0  # of both batches
+    assert values["train/accuracy"] == 0.0  # of the second one
