@@ -56,9 +56,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start entry points as processes, before -m selects."""
+    """Mark the tests of whole runs, before -m selects: those that start entry points, and tests/reliability."""
     for item in items:
-        if "zygote" in getattr(item, "fixturenames", ()):
+        starts_runs = {"run_task", "zygote"} & set(getattr(item, "fixturenames", ()))
+        if starts_runs or item.path.parent.name == "reliability":
             item.add_marker(pytest.mark.integration)
 
 
