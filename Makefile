@@ -20,8 +20,9 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# two tests at a time: whole runs wait for imports and disks
 test: .venv/dev
-	$(PYTEST) -m "not slow and not slurm and not gpu"
+	$(PYTEST) -n 2 -m "not slow and not slurm and not gpu"
 
 slow: .venv/dev .venv/loggers
 	$(PYTEST) -m "slow and not slurm and not gpu" --timeout 2400

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -183,8 +184,10 @@ def test_weights_and_biases_offline(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_mlflow_in_a_file_store(tiny_run, tmp_path):
+def test_mlflow_in_a_local_database(tiny_run, tmp_path):
     pytest.importorskip("mlflow", reason="mlflow is not installed (make slow installs it)")
     done = command("train", *tiny_run, "logger=mlflow", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "outputs" / "mlruns").glob("*/*/metrics/test/accuracy"))
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        (accuracy,) = database.execute("SELECT value FROM metrics WHERE key = 'test/accuracy'").fetchone()
+    assert accuracy == json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]["test/accuracy"]
