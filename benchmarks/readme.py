@@ -147,8 +147,8 @@ def demo() -> str | None:
         return None
     seconds = sum(run["seconds"].values())
     return (
-        f"The demo takes {seconds:.0f} s after installation and classifies {run['metrics']['test/accuracy']:.1%} of its "
-        f"test reviews correctly. A bag of words does not solve it: TF-IDF with logistic regression gets "
+        f"The demo takes {seconds:.0f} s after installation and classifies {run['metrics']['test/accuracy']:.1%} of "
+        f"its test reviews correctly. A bag of words does not solve it: TF-IDF with logistic regression gets "
         f"{baseline['accuracy']['test']:.1%} (`benchmarks/demo_baseline.py`). Measured on {measured_on(run)}."
     )
 
