@@ -29,7 +29,8 @@ from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_pub
 from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
-from bertlens.run.folder import Run, relative, settings_of_the_steps
+from bertlens.run.folder import Run, settings_of_the_steps
+from bertlens.system.files import relative
 from bertlens.training.callbacks import (
     BestCheckpoint,
     IterationLines,
@@ -229,16 +230,12 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
         callbacks.append(IterationLines(every=config.print_every))
         options["enable_progress_bar"] = False
     trainer = make_trainer(options, callbacks, loggers)
-    if run.in_sweep and trainer.world_size > 1 and not _processes_exist(trainer):
+    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
         raise InputError(
             f"trainer.devices={config.trainer.devices}: a job of a sweep runs in one process, because Lightning would "
             "start the whole sweep again; set trainer.devices=1, or run the jobs under SLURM"
         )
     return trainer
-
-
-def _processes_exist(trainer: pl.Trainer) -> bool:
-    return trainer.strategy.launcher is None
 
 
 def _make(key: str, node: Any, kind: type) -> Any:

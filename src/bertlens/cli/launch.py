@@ -27,9 +27,10 @@ from bertlens.cli.help import show_help
 from bertlens.cli.messages import is_for_the_user, one_line
 from bertlens.config import SCHEMAS
 from bertlens.errors import InputError
-from bertlens.run.folder import Run, is_main_process, relative
+from bertlens.run.folder import Run, is_main_process
 from bertlens.system import stopping
 from bertlens.system.escape import VisibleLines, visible
+from bertlens.system.files import relative
 from bertlens.system.memory import keep_freed_memory
 from bertlens.system.settings import check
 

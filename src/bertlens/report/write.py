@@ -15,6 +15,7 @@ from bertlens.explanations.settings import SelectionSettings
 from bertlens.explanations.words import top_words
 from bertlens.report.render import render_report
 from bertlens.system.escape import terminal_text
+from bertlens.system.files import relative
 
 MAX_TABLE_ROWS = 12
 
@@ -54,8 +55,7 @@ def write_report(
         console.print(table)
         if len(reviews) > MAX_TABLE_ROWS:
             console.print(f"and {len(reviews) - MAX_TABLE_ROWS:,} more in the report")
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    console.print(terminal_text(f"report: {shown}"), soft_wrap=True)
+    console.print(terminal_text(f"report: {relative(path)}"), soft_wrap=True)
     return path
 
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from bertlens.errors import InputError
 from bertlens.system import stopping
-from bertlens.system.files import atomic_write
+from bertlens.system.files import atomic_write, relative
 from bertlens.system.settings import keys, values
 
 if TYPE_CHECKING:
@@ -272,9 +272,3 @@ def write_predictions(
         columns[f"probability of {name}"] = probabilities[:, index].double().numpy()
     with atomic_write(path) as file:
         pq.write_table(pa.table(columns), file)
-
-
-def relative(path: Path) -> str:
-    """Return a path as one would type it from here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -17,8 +17,9 @@ from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.report.figures import figures
 from bertlens.report.write import write_run_report
-from bertlens.run.folder import Run, relative, settings_that_matter
+from bertlens.run.folder import Run, settings_that_matter
 from bertlens.system.escape import one_line_of, terminal_text
+from bertlens.system.files import relative
 from bertlens.training.module import ReviewModule
 
 

@@ -10,9 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from bertlens.run.folder import ERROR_SUFFIX, HYDRA_FOLDER, relative
+from bertlens.run.folder import ERROR_SUFFIX, HYDRA_FOLDER
 from bertlens.system.escape import csv_row, csv_text, terminal_text
-from bertlens.system.files import atomic_write
+from bertlens.system.files import atomic_write, relative
 
 # chosen by validation: choosing by the test reviews would make their figure too good
 RANKED_BY = "val/accuracy"

@@ -133,3 +133,9 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
                     left.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def relative(path: Path) -> str:
+    """Return a path as one would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
