@@ -4,13 +4,13 @@ from pathlib import Path
 
 from bertlens.cli.launch import launch
 from bertlens.config import EvaluateConfig
-from bertlens.run.folder import Run, find_checkpoint, write_predictions
+from bertlens.run.folder import Run, write_predictions
 
 
 def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     """Write the metrics of a checkpoint on the test split, the figures and each review's probabilities."""
     from bertlens import build
-    from bertlens.model.checkpoint import read_checkpoint, restore
+    from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
     from bertlens.report.figures import figures
     from bertlens.run import summary
 
@@ -29,12 +29,15 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     metrics = {name: float(value) for name, value in module.measured.items()}
     if module.trainer.is_global_zero:
         rows, labels, probabilities = module.test_result
-        run.write_figures(figures(labels, probabilities, info.label_names))
+        drawn = figures(labels, probabilities, info.label_names)
+        run.write_figures(drawn)
         texts = data.reviews["test"].select(rows.tolist())["text"]
         write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
         if config.report:
-            summary.write_sample_report(run, info, classifier, data, module, facts={"checkpoint": str(path)})
+            summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
         summary.print_result(run.write_metrics(metrics, checkpoint=str(path)), run.folder)
+        summary.say("wrote", "metrics.json, predictions.parquet")
+        summary.say("", ", ".join(f"{name}.png" for name in drawn))
     return metrics
 
 

@@ -37,9 +37,9 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         trainer = build.build_trainer(config, run, resumed=resumed)
         build.move(classifier, trainer.strategy.root_device)
     run.begin(config, resumed=resumed)
-    summary.print_parts(classifier)
+    summary.print_opening(run, config, classifier, data)
     with run.stage("features"):
-        build.use_features(config, data, classifier.prefix, sweeping=run.in_sweep)
+        build.use_features(config, data, classifier.prefix, run)
     with run.stage("fit") as stage:
         trainer.fit(module, data, ckpt_path=resumed)
         stage.num_reviews = module.num_reviews["train"]

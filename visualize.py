@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bertlens.cli.launch import launch
 from bertlens.config import VisualizeConfig
-from bertlens.run.folder import Run, find_checkpoint
+from bertlens.run.folder import Run
 
 
 def visualize(config: VisualizeConfig, run: Run) -> Path:
@@ -12,7 +12,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
     from bertlens import build
     from bertlens.explanations.explainer import Explainer, ReviewToExplain, reviews_to_explain
     from bertlens.explanations.selection import Selection, own_texts, select
-    from bertlens.model.checkpoint import read_checkpoint, restore
+    from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
     from bertlens.report.write import write_report
 
     path = find_checkpoint(config.checkpoint)
@@ -34,7 +34,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         Explainer(classifier, tokenizer, checkpoint.info),
         reviews,
         selection,
-        facts={"checkpoint": str(path)},
+        facts=checkpoint.facts(),
         every_layer=config.report.layers == "all",
         print_table=True,
     )

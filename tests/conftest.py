@@ -157,7 +157,7 @@ def run_task() -> Callable[..., Any]:
     """`run_task("train", folder, "optimizer.lr=1e-3")`: an entry point in this process, composed as by Hydra."""
     sys.path.insert(0, str(REPOSITORY))
 
-    def run(name: str, folder: Path, *overrides: str, in_sweep: bool = False) -> Any:
+    def run(name: str, folder: Path, *overrides: str, **of_the_run: Any) -> Any:
         for each, schema in SCHEMAS.items():
             ConfigStore.instance().store(name=f"{each}_schema", node=schema)
         arguments = for_hydra([str(override) for override in overrides], SCHEMAS[name])
@@ -167,7 +167,7 @@ def run_task() -> Callable[..., Any]:
         with open_dict(composed):
             del composed["hydra"]
         task = getattr(importlib.import_module(name), name)
-        return task(read_config(composed), Run(folder, arguments, in_sweep=in_sweep))
+        return task(read_config(composed), Run(folder, arguments, **of_the_run))
 
     return run
 

@@ -101,7 +101,7 @@ def test_what_decides_the_steps_is_said_at_each_key():
         (["lr=1"], "did you mean optimizer.lr?"),
         (["data.max_lenght=3"], "did you mean data.max_length?"),
         (["trainer.precisio=16-mixed"], "did you mean trainer.precision?"),
-        (["model=bert_huge"], "model/bert_huge"),
+        (["model=bert_huge"], "model=bert_huge: no such option, only bert_base, minilm; did you mean model=bert_base?"),
         (["seed=${seed}"], "seed"),
         (["seed=${nowhere}"], "nowhere"),
         (["data.batch_size=0"], "data.batch_size=0: must be at least 1"),
@@ -202,10 +202,11 @@ def test_resume_takes_over_what_the_run_was_given(tmp_path):
 
 
 def test_the_command_that_goes_on():
-    assert resume_command(["seed=1"], "outputs/a", in_sweep=False) == "python train.py resume=outputs/a"
+    script, console = ["python", "train.py"], ["bertlens", "train"]
+    assert resume_command(script, ["seed=1"], "outputs/a", in_sweep=False) == "python train.py resume=outputs/a"
     assert (
-        resume_command(["-m", "seed=1,2"], "outputs/a", in_sweep=True)
-        == "python train.py -m hydra.sweep.dir=outputs/a resume=auto seed=1,2"
+        resume_command(console, ["-m", "seed=1,2"], "outputs/a", in_sweep=True)
+        == "bertlens train -m hydra.sweep.dir=outputs/a resume=auto seed=1,2"
     )
 
 

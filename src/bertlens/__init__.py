@@ -5,17 +5,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bertlens.deploy.predict import LoadedClassifier
     from bertlens.report.notebook import Explanation
 
-__all__ = ["__version__", "explain"]
+__all__ = ["__version__", "explain", "load"]
 __version__ = version("bertlens")
+
+# The imports are inside the functions, because torch takes seconds to import and --help does not need it.
+
+
+def load(path: str | Path) -> "LoadedClassifier":
+    """Load a trained classifier, which predicts and explains texts.
+
+    path: a checkpoint, a run's folder, or "latest", the newest training run in outputs/ of the current folder.
+    Raises `bertlens.errors.InputError` for a checkpoint that is not there or cannot be read.
+    """
+    from bertlens.deploy import predict
+
+    return predict.load(path)
 
 
 def explain(text: str, *, checkpoint: str | Path) -> "Explanation":
     """Explain the prediction for a text; in a notebook the result shows itself.
 
+    The checkpoint, named as for `load`, stays loaded for the next text.
     Raises `bertlens.errors.InputError` for a text without a known word piece or a checkpoint that cannot be read.
     """
-    from bertlens.report import notebook  # here, because torch takes seconds to import and --help does not need it
+    from bertlens.deploy import predict
 
-    return notebook.explain(text, checkpoint=checkpoint)
+    return predict.explain(text, checkpoint=checkpoint)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
+from rich.filesize import decimal
 
 from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.data.settings import DataSettings
-from bertlens.data.splits import SPLITS
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.selection import BY_PREDICTION, Predictions
@@ -30,11 +31,13 @@ from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
 from bertlens.run.folder import Run, settings_of_the_steps
+from bertlens.run.summary import say_once
 from bertlens.system.files import relative
 from bertlens.training.callbacks import (
     BestCheckpoint,
-    IterationLines,
+    EpochLines,
     LastCheckpoint,
+    OneLineBar,
     StopOnRequest,
     check_monitors,
     kept_checkpoint,
@@ -74,6 +77,8 @@ def build_data(config: TrainConfig, pretrained: Pretrained) -> ReviewDataModule:
         raise InputError(f"data.max_length={config.data.max_length}: the model has positions for {positions} pieces")
     lowercase = pretrained.lowercase if config.data.lowercase is None else config.data.lowercase
     settings = dataclasses.replace(make_paths_absolute(config.data), lowercase=lowercase)
+    if not (config.test or config.report):
+        settings = dataclasses.replace(settings, test_fraction=0.0)  # nothing reads test reviews, so train keeps all
     return ReviewDataModule(
         settings,
         ReviewTokenizer(pretrained.vocabulary, settings),
@@ -124,31 +129,31 @@ def build_module(config: TrainConfig, classifier: ReviewClassifier, info: Checkp
     )
 
 
-def use_features(config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, *, sweeping: bool) -> None:
+def use_features(config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, run: Run) -> None:
     """Give the data module the stored features of each split, found or built, or the way to compute them per batch."""
     if prefix is None:
-        log.info("features: not stored (no layer is frozen, or the frozen ones have dropout)")
+        say_once(run, "features", "not stored: no layer is frozen, or the frozen ones have dropout")
         return
     data.compute = functools.partial(ComputedBatches, prefix=prefix)
-    chosen, epochs = config.features.cache, config.trainer.max_epochs
+    chosen = config.features.cache
     if chosen == "off":
-        log.info("features: not stored (features.cache=off)")
+        say_once(run, "features", "not stored: features.cache=off")
         return
     stores = build_stores(config.cache_dir, prefix, config.features, tokens_per_batch=config.data.tokens_per_batch)
-    splits = [split for split in SPLITS if split != "test" or config.test]
-    tokens = {split: data.token_rows(split) for split in splits}
-    found = {split: stores.find(tokens[split]) for split in splits}
-    if None not in found.values():
-        log.info("features: read from the store, nothing to compute")
-    elif chosen == "auto" and epochs == 1 and not sweeping:
-        log.info("features: not stored (each review is read once; features.cache=on stores them for later runs)")
+    tokens = {split: data.token_rows(split) for split in data.pieces if split != "test" or config.test}
+    found = {split: stores.find(rows) for split, rows in tokens.items()}
+    missing = [split for split, rows in found.items() if rows is None]
+    if missing and chosen == "auto" and config.trainer.max_epochs == 1 and not run.in_sweep:
+        say_once(run, "features", "not stored: each review is read once (features.cache=on stores them)")
         return
-    else:
-        log.info("features: stored (features.cache=%s, %s)", chosen, "a sweep" if sweeping else f"{epochs} epochs")
-        if prefix.dtype == torch.bfloat16 and prefix.device.type == "cpu" and not _cpu_has_bfloat16():
-            log.info("features: this processor has no bfloat16 instructions; features.dtype=float32 is much faster")
+    size = sum(stores.describe(tokens[split], depth=stores.build_depth).num_bytes for split in missing)
+    where = f"to compute ({decimal(size)} in {config.cache_dir})"
+    shown = {"stored": [split for split in found if split not in missing], where: missing}
+    say_once(run, "features", "; ".join(f"{what}: {', '.join(splits)}" for what, splits in shown.items() if splits))
+    if missing and prefix.dtype == torch.bfloat16 and prefix.device.type == "cpu" and not _cpu_has_bfloat16():
+        log.info("features.dtype=float32 is much faster here: this processor has no bfloat16")
     try:
-        data.stored = {split: found[split] or stores.find_or_build(tokens[split], name=split) for split in splits}
+        data.stored = {split: found[split] or stores.find_or_build(tokens[split], name=split) for split in tokens}
     except InputError as error:
         if chosen == "on":
             raise
@@ -226,8 +231,8 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
         ]
     else:
         options["enable_checkpointing"] = False
+    callbacks.append(EpochLines(every=config.print_every))
     if config.print_every is not None:
-        callbacks.append(IterationLines(every=config.print_every))
         options["enable_progress_bar"] = False
     trainer = make_trainer(options, callbacks, loggers)
     if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
@@ -254,11 +259,14 @@ def _make(key: str, node: Any, kind: type) -> Any:
 
 def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], loggers: list[Logger]) -> pl.Trainer:
     """Return a Trainer. Raise `InputError` for whatever Lightning refuses."""
-    if options.get("enable_progress_bar") is not False and not options.get("barebones"):
-        callbacks = [*callbacks, RichProgressBar(refresh_rate=10)]
+    has_bar = options.get("enable_progress_bar")
+    if has_bar is None:  # in a log file, a bar would be a line per change
+        has_bar = sys.stdout.isatty() and not options.get("barebones")
+    if has_bar:
+        callbacks = [*callbacks, OneLineBar(refresh_rate=5)]
     try:
         return pl.Trainer(
-            **options,
+            **{**options, "enable_progress_bar": has_bar},
             callbacks=[*callbacks, StopOnRequest()],
             logger=loggers or False,
             plugins=[AtomicCheckpointIO()],
@@ -282,7 +290,8 @@ def evaluation_data(
     config: EvaluateConfig | VisualizeConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer
 ) -> ReviewDataModule:
     """Return the test reviews of a checkpoint's run, or others where the configuration names them."""
-    given = {name: value for name, value in vars(config.data).items() if value is not None}
+    defaults = vars(type(config.data)())
+    given: dict[str, Any] = {name: value for name, value in vars(config.data).items() if value != defaults[name]}
     if "test_file" in given:
         given |= {"source": "files", "path": None}
     elif "path" in given:

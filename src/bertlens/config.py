@@ -71,16 +71,40 @@ class TrainConfig(EveryConfig):
             )
         if trainer.overfit_batches and (trainer.limit_train_batches is not None or trainer.fast_dev_run):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
+        if data.source == "files" and data.test_file is None and not data.test_fraction and (self.test or self.report):
+            yield "data.test_fraction=0: name data.test_file, or measure no test reviews (test=false report=false)"
         if self.resume is not None and self.overwrite:
             yield "resume and overwrite=true exclude each other: go on with a run, or replace it"
 
 
-REVIEWS_TO_MEASURE = ("path", "test_file", "text_column", "label_column", "header", "max_reviews", "tokens_per_batch")
+REVIEWS_TO_MEASURE = ("path", "test_file", "text_column", "label_column", "header", "tokens_per_batch")
+
+
+@dataclass(kw_only=True)
+class _MaxReviews:
+    """The key for which null has a meaning of its own, as in training."""
+
+    max_reviews: int | str | None = setting(
+        "checkpoint",
+        "reviews at most, each class in its share; null: all; checkpoint: the checkpoint's",
+        at_least=1,
+    )
+
+    def conflicts(self, prefix: str = "data.") -> Iterator[str]:
+        if isinstance(self.max_reviews, str) and self.max_reviews != "checkpoint":
+            yield f"{prefix}max_reviews={self.max_reviews}: give a number, or null for all reviews"
+
+
 if TYPE_CHECKING:
     OtherReviews = Any  # generated: mypy knows none of its fields
 else:
     OtherReviews = overriding(
-        DataSettings, *REVIEWS_TO_MEASURE, otherwise="the checkpoint's", name="OtherReviews", module=__name__
+        DataSettings,
+        *REVIEWS_TO_MEASURE,
+        otherwise="the checkpoint's",
+        bases=(_MaxReviews,),
+        name="OtherReviews",
+        module=__name__,
     )
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -44,6 +46,39 @@ def message_of(call):
 
 def digest(dataset):
     return hashlib.sha256(json.dumps(pairs_of(dataset)).encode()).hexdigest()[:16]
+
+
+def test_a_test_split_that_is_missing_is_held_out_of_train(tmp_path):
+    pairs = [(f"text {index // 2}", "rare" if index // 2 % 10 == 0 else "usual") for index in range(200)]
+    settings = DataSettings(source="files", train_file=write(tmp_path / "all.tsv", tsv(pairs)), test_fraction=0.1)
+    loaded = load_reviews(settings)
+    assert loaded.num_rows == {"train": 146, "validation": 34, "test": 20}  # equal texts stay together
+    texts = {split: set(loaded[split]["text"]) for split in loaded}
+    assert not texts["train"] & texts["test"]
+    assert not texts["validation"] & texts["test"]
+    assert set().union(*texts.values()) == {text for text, _ in pairs}
+    assert Counter(label for _, label in pairs_of(loaded["test"])) == {"rare": 2, "usual": 18}
+    few = load_reviews(replace(settings, max_reviews=10))
+    assert set(few["test"]["text"]) <= texts["test"]
+    assert load_reviews(replace(settings, test_fraction=0.0)).num_rows == {"train": 160, "validation": 40}
+
+
+def test_a_class_of_one_review_stays_in_train_and_is_named(tmp_path, caplog):
+    pairs = [(f"text {index}", "ab"[index % 2]) for index in range(40)] + [("the only one", "c")]
+    file = write(tmp_path / "all.tsv", tsv(pairs))
+    with caplog.at_level(logging.WARNING):
+        loaded = load_reviews(DataSettings(source="files", train_file=file))
+    assert "the only one" in loaded["train"]["text"]
+    assert loaded["test"].features["label"].names == ["a", "b", "c"]
+    messages = {record.getMessage() for record in caplog.records}
+    assert messages == {"no validation review has the label 'c'", "no test review has the label 'c'"}
+
+
+def test_too_few_reviews_for_a_test_name_the_key(tmp_path):
+    file = write(tmp_path / "all.tsv", tsv([("one", "a"), ("two", "b")]))
+    message = message_of(lambda: load_reviews(DataSettings(source="files", train_file=file)))
+    assert "data.test_fraction=0.2" in message
+    assert "give a test split" in message
 
 
 def test_equal_texts_stay_together_and_the_split_is_stratified(tmp_path):

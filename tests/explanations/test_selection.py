@@ -40,7 +40,8 @@ def test_a_sample_of_a_sorted_split_has_every_class_right_and_wrong():
     assert len(set(selection.indices)) == 64
     # in proportion, 64 of 1,000: 460, 492, 40 and 8 of them
     assert cells(selection.indices) == {(0, False): 3, (0, True): 29, (1, False): 1, (1, True): 31}
-    assert selection.sentence == "64 of 1,000 reviews, drawn at random from each class's right and wrong predictions"
+    how = "drawn at random from each class's right and wrong predictions"
+    assert selection.sentence == f"64 of 1,000 test reviews, {how}"
     assert selection.split_accuracy == pytest.approx(0.952)
     assert selection.num_split_reviews == 1000
     assert {LABELS[index] for index in selection.indices[:8]} == {0, 1}, "the order is random too"
@@ -59,7 +60,7 @@ def test_a_small_sample_has_one_of_each():
 def test_a_sample_without_predictions_has_every_class():
     selection = chosen("sample", count=10, known=None)
     assert sorted(LABELS[index] for index in selection.indices) == [0] * 5 + [1] * 5
-    assert selection.sentence == "10 of 1,000 reviews, drawn at random from each class"
+    assert selection.sentence == "10 of 1,000 test reviews, drawn at random from each class"
     assert selection.split_accuracy is None
 
 
@@ -67,15 +68,25 @@ def test_a_sample_larger_than_the_split_is_the_split():
     assert sorted(chosen("sample", count=5000).indices) == list(range(1000))
 
 
-def test_wrong_ones_are_drawn_evenly_from_every_class():
+def test_wrong_ones_are_the_surest_of_every_class():
     selection = chosen("wrong", count=12)
-    assert cells(selection.indices) == {(0, False): 6, (1, False): 6}
-    assert selection.indices == sorted(selection.indices), "most confident first"
-    assert selection.sentence == "12 of 48 wrong predictions, drawn evenly from each class"
+    assert selection.indices == [*range(6), *range(500, 506)], "most confident first"
+    assert selection.sentence == "12 of 48 wrong predictions, evenly from each class, surest first"
+    assert selection.settings == SelectionSettings(reviews="wrong", count=12)
     assert selection.split_accuracy == pytest.approx(0.952)
     # of the second class there are 8
     assert cells(chosen("wrong", count=30).indices) == {(0, False): 22, (1, False): 8}
-    assert cells(chosen("right", count=7).indices) in ({(0, True): 3, (1, True): 4}, {(0, True): 4, (1, True): 3})
+    assert chosen("right", count=7).indices == [40, 41, 42, 43, 508, 509, 510], "the surest of all is of class 0"
+
+
+def test_wrong_ones_of_three_classes_of_which_one_has_none():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    predicted = torch.tensor([1, 2, 1, 0, 0, 2])
+    confidence = torch.tensor([0.6, 0.9, 0.7, 0.5, 0.8, 0.9])
+    probabilities = torch.full((6, 3), 0.1).scatter(1, predicted[:, None], confidence[:, None])
+    settings = SelectionSettings(reviews="wrong", count=3)
+    selection = select(settings, labels.tolist(), lambda: (torch.arange(6), labels, probabilities))
+    assert selection.indices == [1, 4, 2]
 
 
 def test_no_wrong_one_is_an_error():
@@ -88,15 +99,21 @@ def test_choices_that_need_no_predictions_ask_for_none():
         raise AssertionError("measured")
 
     assert chosen("first", count=2, known=measure).indices == [0, 1]
-    assert chosen("first", count=2, known=measure).sentence == "the first 2 of 1,000 reviews"
+    assert chosen("first", count=2, known=measure).sentence == "2 of 1,000 test reviews, the first in the split"
     drawn = chosen("random", count=3, known=measure)
     assert len(set(drawn.indices)) == 3
     assert drawn.split_accuracy is None
-    assert chosen("wrong", indices=[999, 0], known=measure).indices == [999, 0]
+    assert drawn.sentence == "3 of 1,000 test reviews, drawn at random"
+    given = chosen("wrong", indices=[999, 0], known=measure)
+    assert given.indices == [999, 0]
+    assert given.sentence == "2 of 1,000 test reviews, chosen by index"
+    assert given.settings is not None
+    assert given.settings.indices == [999, 0]
 
 
 def test_the_least_certain():
     assert chosen("uncertain", count=2).indices == [999, 998]
+    assert chosen("uncertain", count=1).sentence == "1 of 1,000 test reviews, the least certain predictions first"
 
 
 def test_a_limited_test_gives_the_indices_of_what_was_measured():

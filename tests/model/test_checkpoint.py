@@ -1,6 +1,7 @@
 """What a checkpoint holds, how it is read back, and that the format of 0.1.0 is still read."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bertlens.model.checkpoint import (
     CheckpointInfo,
     build_classifier,
     check_resumable,
+    find_checkpoint,
     load_published,
     read_checkpoint,
     read_raw,
@@ -218,7 +220,7 @@ def test_other_settings_cannot_be_resumed_and_are_listed(tmp_path, info):
         check_resumable(path, now)
     assert str(caught.value) == (
         f"checkpoint={path}: written by a run with other settings: optimizer.lr was 0.001 and is 0.0005; "
-        "the training reviews are others; the published files are others; "
+        "the training reviews are others: the files have changed; the published files are others; "
         "labels was ['negative', 'positive'] and is ['neg', 'pos']: set them back, or start a new run"
     )
 
@@ -226,3 +228,47 @@ def test_other_settings_cannot_be_resumed_and_are_listed(tmp_path, info):
 def test_a_checkpoint_of_0_1_0_cannot_be_resumed(tmp_path, info):
     with pytest.raises(InputError, match=r"written by another version .* cannot be resumed from it"):
         check_resumable(write_format_1(tmp_path / "last.ckpt", info), info)
+
+
+def test_checkpoints_are_found_by_file_run_and_latest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="checkpoint=latest: outputs/latest leads to no run; train first"):
+        find_checkpoint("latest")
+    folder = tmp_path / "outputs" / "train" / "1" / "2" / "checkpoints"
+    folder.mkdir(parents=True)
+    (tmp_path / "outputs" / "latest").symlink_to("train/1/2")
+    with pytest.raises(InputError, match=r"checkpoint=latest: outputs/train/1/2/checkpoints has no best\.ckpt; give"):
+        find_checkpoint("latest")
+    (folder / "last.ckpt").touch()
+    assert find_checkpoint("latest") == folder / "last.ckpt"
+    (folder / "best.ckpt").touch()
+    assert find_checkpoint("latest") == find_checkpoint(folder) == folder / "best.ckpt"
+    assert find_checkpoint(str(folder.parent)) == folder / "best.ckpt"
+    (folder.parent / "metrics.json").write_text('{"settings": {"checkpoint.keep": "last"}}')
+    assert find_checkpoint(folder.parent) == folder / "last.ckpt"
+    (folder.parent / "metrics.json").write_text("[1]")
+    assert find_checkpoint(folder.parent) == folder / "best.ckpt"
+    assert find_checkpoint("some.ckpt") == find_checkpoint(Path("some.ckpt")) == Path("some.ckpt")
+    (tmp_path / "outputs" / "latest").unlink()
+    (tmp_path / "outputs" / "latest").symlink_to("train/removed")
+    with pytest.raises(InputError, match="outputs/latest leads to no run"):
+        find_checkpoint("latest")
+
+
+def test_facts_are_the_model_the_rate_the_epoch_and_what_the_run_measured(tmp_path, info):
+    (tmp_path / "checkpoints").mkdir()
+    path = write(tmp_path / "checkpoints" / "best.ckpt", info)
+    known = {"model": "tiny", "learning rate": "0.001", "checkpoint": str(path)}
+    assert read_checkpoint(path).facts() == known
+    raw = torch.load(path)
+    raw["loops"] = {"fit_loop": {"epoch_progress": {"current": {"started": 2, "completed": 1}}}}
+    torch.save(raw, path)
+    written = {"metrics": {"test/accuracy": 0.8754}, "settings": {"checkpoint.keep": "best"}}
+    (tmp_path / "metrics.json").write_text(json.dumps(written))
+    assert read_checkpoint(path).facts() == known | {"epoch": "2", "test accuracy": "87.5 %"}
+    other = shutil.copy(path, path.with_name("last.ckpt"))
+    assert "test accuracy" not in read_checkpoint(other).facts(), "it is the kept checkpoint's"
+    raw["loops"]["fit_loop"] = [1]
+    torch.save(raw, path)
+    (tmp_path / "metrics.json").write_text('{"metrics": {"test/accuracy": "high"}}')
+    assert read_checkpoint(path).facts() == known

@@ -254,7 +254,7 @@ def test_a_bfloat16_prefix_is_close_to_fp32(tiny_config, batch, trainable_layers
 def test_parts_sum_to_all_parameters(classifier_with, trainable_layers):
     classifier = classifier_with(trainable_layers)
     parts = list(classifier.parts())
-    assert [part.name for part in parts] == ["embeddings", "layer 0", "layer 1", "layer 2", "head"]
+    assert [part.name for part in parts] == ["embeddings", "layer 1", "layer 2", "layer 3", "head"]
     assert sum(part.num_parameters for part in parts) == sum(p.numel() for p in classifier.parameters())
     trained = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
     assert sum(part.num_parameters for part in parts if part.trained) == trained

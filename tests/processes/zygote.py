@@ -17,7 +17,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("bertlens.build", "bertlens.cli.launch", "bertlens.report.write", "bertlens.run.summary")
+PRELOADED = (
+    "bertlens.build",
+    "bertlens.cli.launch",
+    "bertlens.report.write",
+    "bertlens.run.summary",
+    "bertlens.run.tensorboard",
+)
 
 
 def announce(name: str, seconds: float) -> None:

@@ -34,8 +34,9 @@ from bertlens.report.figures import figures
 from bertlens.report.notebook import Explanation
 from bertlens.report.write import MAX_TABLE_ROWS, write_report
 from bertlens.run.folder import Run, write_predictions
-from bertlens.run.summary import RunTensorBoard, log_hyperparameters, log_test, print_result
+from bertlens.run.summary import print_result
 from bertlens.run.sweep import write_table
+from bertlens.run.tensorboard import RunTensorBoard, log_hyperparameters, log_test
 from bertlens.system.escape import visible
 
 CONTROLS = "".join(map(chr, [*range(9), 11, 12, *range(14, 32), *range(0x7F, 0xA0)]))
@@ -321,7 +322,7 @@ def test_what_tensorboard_reads(texts, tmp_path, record):
         assert_inert("\n".join(seen))
         for name in names:
             key = plain(f"callbacks.{name.partition('=')[0]}._target_")
-            assert {f"test_pr/{plain(name)}", key} <= set(seen)
+            assert {f"test: precision over recall/{plain(name)}", key} <= set(seen)
             assert plain(name) in seen or is_number(name)
     assert plugins <= {"", "hparams", "pr_curves", "images", "scalars"}  # no text: nothing is taken for Markdown
     record("hostile labels and settings in TensorBoard", strings=len(texts), outputs=2, unescaped=0)

@@ -100,7 +100,12 @@ def render(path: Path, reviews: Any, **changes: Any) -> Path:
         "label_names": ["negative", "positive"],
         "selection": Selection(sentence="24 of 500 reviews", split_accuracy=0.875, num_split_reviews=500),
         "title": "First 24 reviews",
-        "facts": {"Checkpoint": "outputs/best.ckpt", "Made": "2026-01-01"},
+        "facts": {
+            "model": "all-MiniLM-L6-v2",
+            "learning rate": "5e-05",
+            "epoch": "2",
+            "checkpoint": "outputs/best.ckpt",
+        },
     }
     render_report(reviews, path=path, **fields | changes)
     return path
@@ -187,7 +192,7 @@ def test_opens_on_the_summary(report: Path, open_report: OpenReport) -> None:
         right = sum(map(is_right, REVIEWS))
         assert page.title() == page.locator("h1").inner_text() == "First 24 reviews"
         assert page.locator("#summary").is_visible()
-        assert page.locator(".figures").inner_text().split() == ["87.5", "%", "accuracy", "on", "all", "500", "reviews"]
+        assert " ".join(page.locator(".figures").inner_text().split()) == "87.5 % accuracy on all 500 test reviews"
         assert (
             f"shows 24 of 500 reviews: {right} predicted right, {24 - right} wrong."
             in page.locator("#summary").inner_text()
@@ -432,6 +437,7 @@ def test_methods(report: Path, open_report: OpenReport) -> None:
         page.locator("#method").select_option("Contributions")
         assert page.locator("#reading-title").inner_text() == "Contributions"
         assert page.locator("#sentence").inner_text() == "A number with a sign."
+        assert page.locator("#strongest-title").inner_text() == "Words with the largest weight"
         assert not page.locator("#method-rows").is_visible()
         assert not page.locator("#shares").is_visible()
         weights = word_weights(found, review.rows[-1].values)
@@ -513,6 +519,7 @@ def test_the_total_weights_are_stated(report: Path, open_report: OpenReport) -> 
             "[SEP]": f"{100 * row[-1]:.1f}",
         }
         assert page.locator("#classes").inner_text().count("%") == 2
+        assert page.locator("#strongest-title").inner_text() == "Words with the largest attention weight"
         strongest = page.locator("#strongest li").first
         word = strongest.locator("button").inner_text()
         strongest.locator("button").click()
@@ -705,6 +712,36 @@ def test_every_red_leaves_the_text_readable(report: Path, open_report: OpenRepor
             assert page.evaluate(contrasts) >= 4.5
 
 
+@pytest.mark.parametrize(("width", "lines"), [(1280, 1), (880, 1), (360, 2)])
+def test_the_head_names_the_model_in_every_view(report: Path, open_report: OpenReport, width: int, lines: int) -> None:
+    for view in ("summary", "reading"):
+        with open_report(report, f"#review=10&view={view}", width=width) as page:
+            head = page.locator("header.top #model")
+            assert " ".join(head.inner_text().split()) == (
+                "model all-MiniLM-L6-v2 learning rate 5e-05 epoch 2 accuracy 87.5 % on all 500 test reviews"
+            )
+            assert round(head.bounding_box()["height"] / 16.8) == lines
+            if width > 860:  # where the list begins
+                assert page.locator("header.top").bounding_box()["height"] <= 56.5
+
+
+def test_wrong_cells_have_another_hue_than_right_ones(tmp_path: Path, open_report: OpenReport) -> None:
+    reviews = [explained("A film.", index, label=int(index > 0)) for index in (0, 1, 3, 5)]  # one wrong: 5
+    with open_report(render(tmp_path / "r.html", reviews)) as page:
+        colours = page.locator(".confusion button").evaluate_all(
+            """buttons => buttons.map((button) => {
+                const context = new OffscreenCanvas(1, 1).getContext("2d");
+                context.fillStyle = getComputedStyle(button).backgroundColor;
+                context.fillRect(0, 0, 1, 1);
+                return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+            })"""
+        )
+        assert page.locator(".confusion b").all_inner_texts() == ["1", "0", "1", "2"]
+        warmth = [red - blue for red, _, blue in colours]
+        assert warmth[0] < 0 < warmth[2], "blue where right, red where wrong"
+        assert warmth[1] < 15, "a cell without a review has neither"
+
+
 def test_the_theme_is_the_systems(report: Path, open_report: OpenReport) -> None:
     background = "getComputedStyle(document.body).backgroundColor"
     with open_report(report, color_scheme="light") as page:
@@ -769,6 +806,18 @@ def test_on_paper_there_is_only_the_review_on_white(report: Path, open_report: O
         assert (
             page.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor") == "rgb(255, 255, 255)"
         )
+
+
+def test_one_review_is_opened_at_once(tmp_path: Path, open_report: OpenReport) -> None:
+    path = render(tmp_path / "r.html", [explained("I loved it.", 7, label=None)])
+    with open_report(path) as page:
+        assert number_on_screen(page) == 7
+        assert page.locator("#text").is_visible()
+        assert page.locator("#count").inner_text() == "1 review"
+        page.get_by_role("button", name="Summary").click()
+        assert page.locator("#summary").is_visible()
+        page.reload()
+        assert page.locator("#summary").is_visible()
 
 
 def test_without_labels(tmp_path: Path, open_report: OpenReport) -> None:

@@ -18,10 +18,22 @@ def drawn():
 def test_the_confusion_matrix_counts(drawn):
     axes = drawn["confusion_matrix"].axes[0]
     assert [text.get_text() for text in axes.texts] == ["2", "1", "1", "1"]
-    np.testing.assert_allclose(axes.images[0].get_array(), [[2 / 3, 1 / 3], [1 / 2, 1 / 2]], atol=1e-6)
-    # white on dark: only a share above a half
-    assert [text.get_color() for text in axes.texts] == ["white", "black", "black", "black"]
+    expected = [[(2 / 3) ** 0.5, -((1 / 3) ** 0.5)], [-((1 / 2) ** 0.5), (1 / 2) ** 0.5]]  # wrong cells: below 0
+    np.testing.assert_allclose(axes.images[0].get_array(), expected, atol=1e-6)
+    assert [text.get_color() for text in axes.texts] == ["white", "black", "white", "white"]  # white on dark
+    assert axes.get_title() == "Confusion matrix: 3 of 5 right"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("prediction", "label")
+
+
+def test_wrong_cells_are_warm_and_right_ones_cool(drawn):
+    image = drawn["confusion_matrix"].axes[0].images[0]
+    red, _, blue, _ = np.moveaxis(image.cmap(image.norm(image.get_array())), 2, 0)
+    assert (np.sign(blue - red) == [[1, -1], [-1, 1]]).all()
+    few = figures(torch.tensor([0] * 99 + [0, 1]), torch.eye(2)[[0] * 99 + [1, 1]], ["a", "b"])
+    image = few["confusion_matrix"].axes[0].images[0]
+    colours = image.cmap(image.norm(image.get_array()))
+    assert colours[0, 1, 0] - colours[0, 1, 2] > 0.08  # one error in a hundred has a tint
+    assert tuple(colours[1, 0, :3]) == pytest.approx((0.97, 0.97, 0.97), abs=0.01)  # no error has none
 
 
 def test_the_roc_of_two_classes_is_one_curve(drawn):
@@ -37,3 +49,17 @@ def test_the_calibration_is_accuracy_by_confidence(drawn):
     line = drawn["calibration"].axes[0].get_lines()[1]
     # confidences .55 wrong, .65 wrong, .75 right, and .92 and .96 right in one bin
     np.testing.assert_allclose(line.get_xydata(), [(0.55, 0), (0.65, 0), (0.75, 1), (0.94, 1)], atol=1e-6)
+
+
+def test_the_calibration_counts_the_reviews_of_each_bin(drawn):
+    upper, lower = drawn["calibration"].axes
+    assert [bar.get_height() for bar in lower.patches] == [0, 0, 0, 0, 0, 1, 1, 1, 0, 2]
+    assert [text.get_text() for text in lower.texts] == ["", "", "", "", "", "1", "1", "1", "", "2"]
+    assert lower.patches[9].get_x() == pytest.approx(0.9)
+    assert (upper.get_xlim(), lower.get_xlim()) == ((0, 1), (0, 1))
+
+
+def test_the_roc_leaves_out_a_class_without_reviews(recwarn):
+    drawn = figures(LABELS, torch.nn.functional.pad(PROBABILITIES, (0, 1)), ["a", "b", "none"])
+    assert [text.get_text() for text in drawn["roc"].axes[0].get_legend().get_texts()] == ["a", "b"]
+    assert not recwarn.list

@@ -1,23 +1,16 @@
-"""The classic view: the notebook's colours, what it escapes, and `bertlens.explain`."""
+"""What a notebook shows of an explanation: the prediction, the leading words, the notebook's colours; its page."""
 
+import json
 import re
 from html.parser import HTMLParser
-from importlib.metadata import version
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-import bertlens
-from bertlens.data.settings import DataSettings
-from bertlens.errors import InputError
-from bertlens.explanations.explainer import ExplainedReview
 from bertlens.explanations.methods import attention_rows
-from bertlens.model.checkpoint import FORMAT_KEY, CheckpointInfo, build_classifier
-from bertlens.model.pretrained import find_pretrained
-from bertlens.model.settings import ModelSettings
-from bertlens.report.notebook import classic_html, classic_scale
+from bertlens.report.notebook import Explanation, classic_scale
 from bertlens.system.escape import visible
 
 HOSTILE = ["</span><img src=x onerror=window.flag=1>", "\"'><svg onload=window.flag=1>", "a\u2028b\u202ed\u0000e\x1bf"]
@@ -37,17 +30,27 @@ class Elements(HTMLParser):
         self.text.append(data)
 
 
-def explained(tokens: list[str], weights: Any, *, label: int | None = 0) -> ExplainedReview:
+def explained(tokens: list[str], weights: Any, **changes: Any) -> Explanation:
     """weights [N, L]."""
-    return ExplainedReview(
-        index=0,
-        text=" ".join(tokens),
-        label=label,
-        probabilities=np.array([0.25, 0.75], dtype=np.float32),
-        tokens=["[CLS]", *tokens, "[SEP]"],
-        offsets=[(0, 0), *((place, place + 1) for place in range(len(tokens))), (0, 0)],
-        rows=attention_rows(6, np.array(weights, dtype=np.float32)),
-    )
+    ends = list(accumulate(len(token) + 1 for token in tokens))
+    fields = {
+        "index": 0,
+        "text": " ".join(tokens),
+        "probabilities": np.array([0.25, 0.75], dtype=np.float32),
+        "tokens": ["[CLS]", *tokens, "[SEP]"],
+        "offsets": [
+            (0, 0),
+            *((end - len(token) - 1, end - 1) for token, end in zip(tokens, ends, strict=True)),
+            (0, 0),
+        ],
+        "rows": attention_rows(6, np.array(weights, dtype=np.float32)),
+        "label_names": ["negative", "positive"],
+    }
+    return Explanation(**fields | changes)
+
+
+def explanation(**changes: Any) -> Explanation:
+    return explained(["good", "film"], [[0.1, 0.2, 0.3, 0.4], [0.4, 0.5, 0.1, 0.0]], **changes)
 
 
 def test_classic_scale_makes_the_largest_of_each_row_one() -> None:
@@ -55,72 +58,48 @@ def test_classic_scale_makes_the_largest_of_each_row_one() -> None:
     np.testing.assert_allclose(scaled, [[0.25, 1, 0.5], [1, 0.5, 0.5], [0, 0, 0]])
 
 
-def test_classic_html_is_the_notebooks_picture() -> None:
-    review = explained(["good", "film"], [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
-    source = classic_html(review, ["negative", "positive"])
-    assert "".join(Elements(source).text) == (
-        "True label: negativePredicted label: positiveHead 1 [CLS] good filmHead 2 [CLS] good film"
-        "Mean of the heads [CLS] good film"
+def test_a_notebook_shows_the_prediction_above_one_picture_and_the_heads_on_request() -> None:
+    source = explanation()._repr_html_()
+    first, _, heads = source.partition("<details>")
+    assert "open" not in heads.partition(">")[0], "closed until it is clicked"
+    assert "".join(Elements(first).text) == (
+        "Predicted: positive, 75.0 % sureWords with the largest attention weight: good, film"
+        "Attention, layer 6: Mean of the heads [CLS] good film"
     )
-    # .1, .2, .3 of .4, which [SEP] has: 255 * (1 - .25), 255 * .5, 255 * .25, rounded down; [SEP] itself is not shown
-    shown = [(int(green), token) for green, token in re.findall(r"rgb\(255,(\d+),\1\)\"> (.*?)<", source)]
-    assert shown[:3] == [(191, "[CLS]"), (127, "good"), (63, "film")]
-    assert shown[3:6] == [(0, "[CLS]"), (63, "good"), (127, "film")]
-    assert {green for green, _ in shown[6:]} == {0}  # the mean is .25 throughout
+    assert "".join(Elements(heads).text) == (
+        "2 headsAttention, layer 6: Head 1 [CLS] good filmAttention, layer 6: Head 2 [CLS] good film"
+    )
+    # the mean is .25, .35, .2 and .2, which is not shown; head 1: .1, .2, .3 of .4, which [SEP] has; rounded down
+    shown = re.findall(r"rgb\(255,(\d+),\1\)\"> (.*?)<", source)
+    assert [token for _, token in shown] == ["[CLS]", "good", "film"] * 3
+    expected = [72, 0, 109, 191, 127, 63, 51, 0, 204]
+    assert [int(green) for green, _ in shown] == pytest.approx(expected, abs=1)
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_classic_html_escapes(hostile: str) -> None:
+def test_the_notebooks_html_escapes(hostile: str) -> None:
     weights = [[0.2, 0.5, 0.3]] * 2
-    source = classic_html(explained([hostile], weights), [hostile, hostile])
-    tame = classic_html(explained(["x"], weights), ["a", "b"])
+    source = explained([hostile], weights, label_names=[hostile, hostile])._repr_html_()
+    tame = explained(["x"], weights)._repr_html_()
     assert Elements(source).tags == Elements(tame).tags
     assert "".join(Elements(source).text).count(visible(hostile)) == 5
     assert not re.search("[\u202e\u2028\x00\x1b]", source)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tiny_model, tmp_path_factory):
-    """A checkpoint of an untrained head."""
-    model = ModelSettings(pretrained=str(tiny_model))
-    pretrained = find_pretrained(model)
-    info = CheckpointInfo(
-        model=model,
-        data=DataSettings(max_length=48, lowercase=True),
-        frozen_dtype="float32",
-        sha256=pretrained.sha256,
-        config=pretrained.config,
-        label_names=["negative", "positive"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        classifier = build_classifier(info)
-    trained = {f"classifier.{name}": tensor for name, tensor in classifier.suffix.state_dict().items()}
-    path = tmp_path_factory.mktemp("run") / "best.ckpt"
-    torch.save({FORMAT_KEY: info.to_dict(whole_model=False), "state_dict": trained}, path)
-    return path
+def test_an_explanation_has_a_short_repr_and_its_numbers() -> None:
+    assert repr(explanation()) == "Explanation('positive', confidence=0.750, words: good, film)"
+    assert "\n" not in repr(explanation(text="good\nfilm", label_names=["a", "b\n\x1b"]))
+    assert "\x1b" not in repr(explanation(label_names=["a", "b\x1b"]))
+    assert explanation().leading_words == ["good", "film"]
+    np.testing.assert_allclose(explanation().weights, [[0.1, 0.2, 0.3, 0.4], [0.4, 0.5, 0.1, 0.0]])
 
 
-def test_explain_from_any_folder(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    explanation = bertlens.explain("a great film, not a dull plot.", checkpoint=checkpoint)
-    assert explanation.tokens[:4] == ["[CLS]", "a", "great", "film"]
-    assert explanation.weights.shape == (4, len(explanation.tokens))
-    np.testing.assert_allclose(explanation.weights.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_array_equal(explanation.weights.mean(axis=0), explanation.rows[0].values)
-    assert explanation.probabilities.sum() == pytest.approx(1, abs=1e-6)
-    assert explanation.predicted_label == ["negative", "positive"][explanation.predicted]
-    assert "True label: <b>unknown</b>" in explanation._repr_html_()
-    with pytest.raises(InputError, match="empty"):
-        bertlens.explain(" ", checkpoint=checkpoint)
-    monkeypatch.chdir(checkpoint.parent)
-    assert bertlens.explain("a great film", checkpoint="best.ckpt").tokens == ["[CLS]", "a", "great", "film", "[SEP]"]
-
-
-def test_explain_names_a_checkpoint_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"no\.ckpt"):
-        bertlens.explain("a great film", checkpoint=tmp_path / "no.ckpt")
-
-
-def test_the_version_is_the_packages():
-    assert bertlens.__version__ == version("bertlens")
+def test_an_explanation_is_saved_as_a_page_with_every_row(tmp_path: Any) -> None:
+    path = explanation(facts={"model": "tiny", "epoch": "2"}).save(str(tmp_path / "new" / "x.html"))
+    assert path == tmp_path / "new" / "x.html"
+    source = path.read_text(encoding="utf-8")
+    [review] = json.loads(re.search(r'id="report-reviews">(.*?)</script>', source, re.DOTALL)[1])  # type: ignore[index]
+    assert review["text"] == "good film"
+    assert '["Mean of the heads","Head 1","Head 2"]' in source
+    assert re.search(r"model\s+<bdi>tiny</bdi>", source)
+    assert "one text of your own" in source

@@ -16,6 +16,7 @@ import pytest
 from bertlens.explanations.explainer import ExplainedReview
 from bertlens.explanations.methods import Method, MethodRow, attention_rows
 from bertlens.explanations.selection import Selection
+from bertlens.explanations.settings import SelectionSettings
 from bertlens.report.render import render_report
 from bertlens.system.escape import visible
 
@@ -123,6 +124,7 @@ def test_the_page_holds_the_reviews_as_they_are(tmp_path: Path) -> None:
         "sentence": "How much of a piece arrives.",
         "signed": False,
         "summed": True,
+        "number": "weight",
         "rows": ["Rollout"],
     }
     assert ROLLOUT.sentence in page.text
@@ -194,15 +196,15 @@ def page_text(folder: Path, reviews: Any, **changes: Any) -> str:
 def test_the_headline_is_the_whole_splits_accuracy(tmp_path: Path) -> None:
     wrong = [explained(index=index, label=0) for index in range(3)]  # predicted: 1
     selection = Selection(
-        sentence="3 of 3,204 wrong predictions, drawn evenly from each class",
+        sentence="3 of 3,204 wrong predictions, evenly from each class, surest first",
         split_accuracy=0.87184,
         num_split_reviews=25000,
     )
     text = page_text(tmp_path, wrong, selection=selection)
-    assert "Summary 87.2 % accuracy on all 25,000 reviews" in text
+    assert "Summary 87.2 % accuracy on all 25,000 test reviews" in text
     assert (
-        "This report shows 3 of 3,204 wrong predictions, drawn evenly from each class: 0 predicted right, 3 wrong."
-        in text
+        "This report shows 3 of 3,204 wrong predictions, evenly from each class, surest first: "
+        "0 predicted right, 3 wrong. Choose" in text
     )
 
 
@@ -210,7 +212,31 @@ def test_without_the_splits_accuracy_there_is_none(tmp_path: Path) -> None:
     text = page_text(tmp_path, [explained(label=0)], selection=Selection(sentence="review 3", num_split_reviews=80))
     assert "Summary 1 review This report shows review 3: 0 predicted right, 1 wrong." in text
     assert "accuracy" not in text
-    assert " % " not in text.partition("Strongest words")[0]
+    assert " % " not in text.partition("Words with the largest")[0]
+
+
+def test_the_head_names_model_rate_epoch_and_accuracy(tmp_path: Path) -> None:
+    facts = {"model": "tiny", "learning rate": "5e-05", "epoch": "2", "test accuracy": "91.0 %", "run": "x"}
+    measured = Selection(sentence="3 of 25,000 test reviews", split_accuracy=0.87184, num_split_reviews=25000)
+    head, _, rest = page_text(tmp_path, [explained()], facts=facts, selection=measured).partition(" Summary Reading")
+    assert head.endswith("model tiny learning rate 5e-05 epoch 2 accuracy 87.2 % on all 25,000 test reviews")
+    assert rest.endswith("epoch2 test accuracy91.0 % runx")
+    head, _, _ = page_text(tmp_path, [explained()], facts=facts).partition(" Summary Reading")
+    assert head.endswith("model tiny learning rate 5e-05 epoch 2 test accuracy 91.0 %")
+    head, _, _ = page_text(tmp_path, [explained()], facts={"checkpoint": "best.ckpt"}).partition(" Summary Reading")
+    assert head.endswith("A report")
+
+
+def test_the_footer_says_how_to_choose_the_same_reviews(tmp_path: Path) -> None:
+    chosen = {
+        "indices=[3,0]": {"indices": [3, 0]},
+        "reviews=wrong count=8 seed=1": {"reviews": "wrong", "count": 8, "seed": 1},
+    }
+    for typed, settings in chosen.items():
+        selection = Selection(sentence="some", settings=SelectionSettings(**settings))
+        text = page_text(tmp_path, [explained()], selection=selection)
+        assert text.endswith(f"checkpointbest.ckpt chosen by{typed}")
+    assert "chosen by" not in page_text(tmp_path, [explained()], selection=Selection(sentence="texts of your own"))
 
 
 def test_the_summary_counts(tmp_path: Path) -> None:
@@ -225,6 +251,7 @@ def test_the_summary_counts(tmp_path: Path) -> None:
         "label negative 0 ✓ right: label negative, predicted negative 1 ✗ wrong: label negative, predicted positive "
         "label positive 0 ✗ wrong: label positive, predicted negative 2 ✓ right: label positive, predicted positive"
     ) in text
+    assert "Words with the largest attention weight, by predicted class" in text
     assert "positive 3 reviews WordWeightReviews good 0.3752 bad 0.2002" in text
     assert "negative 0 reviews WordWeightReviews none" in text
 

@@ -3,12 +3,13 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from bertlens.config import EvaluateConfig, TrainConfig
 from bertlens.errors import InputError
-from bertlens.run.folder import Run, find_checkpoint, settings_of_the_steps, settings_that_matter
+from bertlens.run.folder import Run, settings_of_the_steps, settings_that_matter
 from bertlens.system import stopping
 
 
@@ -91,23 +92,27 @@ def test_what_decides_the_steps_is_part_of_what_matters():
     assert "report" not in steps
 
 
-def test_checkpoints_are_found_by_run_and_latest(tmp_path, monkeypatch):
+def test_latest_leads_to_the_newest_training_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no run in outputs/"):
-        find_checkpoint("latest")
-    for index, name in enumerate(("train/1/2", "sweeps/1/2/seed-3")):
-        folder = tmp_path / "outputs" / name / "checkpoints"
-        folder.mkdir(parents=True)
-        (folder / "last.ckpt").touch()
-        os.utime(folder, (index, index))
-    newest = tmp_path / "outputs" / "sweeps" / "1" / "2" / "seed-3" / "checkpoints"
-    assert find_checkpoint("latest").resolve() == newest / "last.ckpt"
-    (newest / "best.ckpt").touch()
-    assert find_checkpoint(str(newest.parent)) == newest / "best.ckpt"
-    assert find_checkpoint(str(newest)) == newest / "best.ckpt"
-    assert find_checkpoint("some.ckpt").name == "some.ckpt"
-    with pytest.raises(InputError, match=r"without checkpoints/best\.ckpt"):
-        find_checkpoint(str(tmp_path))
+    latest = tmp_path / "outputs" / "latest"
+    Run(tmp_path / "elsewhere").begin(TrainConfig())
+    assert not os.path.lexists(latest)
+    for name in ("train/1/2", "sweeps/1/2/seed-3"):
+        Run(tmp_path / "outputs" / name).begin(TrainConfig())
+        assert os.readlink(latest) == name  # also right when outputs/ is moved
+    Run(tmp_path / "outputs" / "evaluate").begin(EvaluateConfig())
+    assert latest.resolve() == tmp_path / "outputs" / "sweeps" / "1" / "2" / "seed-3"
+    assert sorted(path.name for path in latest.parent.iterdir()) == ["evaluate", "latest", "sweeps", "train"]
+
+
+def test_a_run_begins_where_there_can_be_no_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "latest").mkdir(parents=True)  # a folder of the user's
+    run = Run(tmp_path / "outputs" / "train")
+    run.begin(TrainConfig())
+    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
+    run.begin(TrainConfig())
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["latest", "train"]
 
 
 def test_a_request_to_stop_ends_the_run_between_stages(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ def raising(error):
 def test_the_hub_is_asked_before_the_download(calls, tmp_path):
     assert fetch("a/b", repo_type="model", revision="main", allow_patterns=("*.json",)) == tmp_path
     assert calls == [
-        ("info", "a/b", {"repo_type": "model", "revision": "main", "timeout": 3}),
+        ("info", "a/b", {"repo_type": "model", "revision": "main", "timeout": 2}),
         (
             "download",
             "a/b",

@@ -1,5 +1,8 @@
 """A stopped run goes on with the same numbers, also with callbacks that average weights; stopping loses nothing."""
 
+import re
+import shutil
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,13 +20,18 @@ from bertlens.system.stopping import Stopped
 from bertlens.training import callbacks
 from bertlens.training.callbacks import (
     BestCheckpoint,
+    EpochLines,
     LastCheckpoint,
+    OneLineBar,
     StopOnRequest,
     best_accuracy,
     check_monitors,
+    describe_kept,
+    history,
     kept_checkpoint,
     load_weights,
 )
+from bertlens.training.metrics import StageMetrics
 from bertlens.training.module import TrainingDiverged
 
 
@@ -79,7 +87,7 @@ def differing(one, other):
 
 
 def logged(trainer):
-    return {name: value for name, value in trainer.callback_metrics.items() if name != "train/loss_step"}
+    return {name: value for name, value in trainer.callback_metrics.items() if name not in ("train/loss_step", "step")}
 
 
 @pytest.mark.parametrize(
@@ -219,24 +227,128 @@ def test_a_monitor_that_is_not_logged_is_named_before_training():
     check_monitors([EarlyStopping("gradient_norm"), Remembers(0)])  # which may log it
 
 
-def test_the_best_or_the_last_checkpoint_is_tested(fit, tmp_path, caplog):
+def test_the_best_or_the_last_checkpoint_is_tested(fit, tmp_path, script):
+    script((0.6, 0.5), (0.5, 0.4))
     trainer, _, _ = fit(tmp_path)
     assert kept_checkpoint(trainer, "best") == tmp_path / "best.ckpt"
     assert kept_checkpoint(trainer, "last") == tmp_path / "last.ckpt"
     assert best_accuracy(trainer).keys() == {"val/accuracy"}
+    assert describe_kept(trainer, "best") == "epoch 1 of 2 (best validation accuracy)"
+    assert describe_kept(trainer, "last") == "the last step (checkpoint.keep=last)"
 
 
-def test_without_a_validated_epoch_the_last_checkpoint_is_tested_and_the_log_says_so(fit, tmp_path, caplog):
+def test_without_a_validated_epoch_the_last_checkpoint_is_tested_and_the_run_says_so(fit, tmp_path):
     trainer, _, _ = fit(tmp_path, max_steps=2)
-    with caplog.at_level("INFO", logger="bertlens"):
-        assert kept_checkpoint(trainer, "best") == tmp_path / "last.ckpt"
-    assert "no epoch was validated: last.ckpt is tested" in caplog.text
+    assert kept_checkpoint(trainer, "best") == tmp_path / "last.ckpt"
+    assert describe_kept(trainer, "best") == "the last step (no epoch was validated)"
     assert best_accuracy(trainer) == {}
     assert read_raw(tmp_path / "last.ckpt")["global_step"] == 2
 
 
 def test_a_trainer_without_checkpoints_keeps_none(make_trainer):
     assert kept_checkpoint(make_trainer(), "best") is None
+    assert describe_kept(make_trainer(), "best") == "nothing (this run writes no checkpoints)"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """`script((0.5, 0.7), ...)`: what each validation gives, as accuracy and loss."""
+
+    def begin(*validations):
+        compute, left = StageMetrics.compute, iter(validations)
+
+        def scripted(self):
+            if self.prefix != "val/":
+                return compute(self)
+            return dict(zip(("val/accuracy", "val/loss"), map(torch.tensor, next(left)), strict=True))
+
+        monkeypatch.setattr(StageMetrics, "compute", scripted)
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("validations", "kept"),
+    [
+        (
+            [(0.5, 0.7), (0.6, 0.9), (0.6, 0.8), (0.6, 0.85)],
+            "epoch 3 of 4 (best validation accuracy, tie broken by the loss)",
+        ),
+        (
+            [(0.6, 0.7), (0.6, 0.9), (0.5, 0.1), (0.6, 0.7)],
+            "epoch 1 of 4 (best validation accuracy, tie broken by the loss)",
+        ),
+        ([(0.5, 0.7), (0.6, 0.9), (0.7, 0.95), (0.6, 0.1)], "epoch 3 of 4 (best validation accuracy)"),
+        (
+            [(0.6, float("nan")), (0.6, 0.9), (0.5, 0.1), (0.5, 0.1)],
+            "epoch 1 of 4 (best validation accuracy, tie broken by the loss)",
+        ),
+    ],
+)
+def test_of_equal_accuracies_the_lower_loss_is_kept(fit, tmp_path, script, validations, kept):
+    script(*validations)
+    trainer, _, _ = fit(tmp_path, EpochLines(every=None), max_epochs=4)
+    assert describe_kept(trainer, "best") == kept
+
+
+@pytest.mark.parametrize(("loss", "kept"), [(0.7, 3), (0.9, 1)])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_resumed_run_goes_on_comparing(fit, tmp_path, script, loss, kept, moved):
+    script((0.6, 0.8), (0.5, 0.1), (0.6, loss))
+    fit(tmp_path / "run", EpochLines(every=None))
+    folder = shutil.copytree(tmp_path / "run", tmp_path / "moved") if moved else tmp_path / "run"
+    trainer, _, _ = fit(folder, EpochLines(every=None), resume=True, max_epochs=3)
+    assert describe_kept(trainer, "best").startswith(f"epoch {kept} of 3 ")
+    assert [row["val/accuracy"] for row in history(trainer)] == pytest.approx([0.6, 0.5, 0.6])
+
+
+def test_each_epoch_leaves_a_line_and_its_metrics(fit, tmp_path, capsys):
+    trainer, _, _ = fit(tmp_path, EpochLines(every=2), max_epochs=4, check_val_every_n_epoch=2)
+    iterations, epochs = ([], [])
+    for line in capsys.readouterr().out.splitlines():
+        assert len(line) <= 80
+        (iterations if line.startswith("iteration ") else epochs).append(line)
+    assert len(iterations) == 8  # of 5 batches per epoch
+    rows = history(trainer)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [("val/loss" in row) for row in rows] == [False, True, False, True]
+    assert rows[3] == {"epoch": 4} | {name: value.item() for name, value in logged(trainer).items()}
+    for line, row in zip(epochs, rows, strict=True):
+        validation = "; validation loss {val/loss:.3f}, accuracy {val/accuracy:.3f}" if "val/loss" in row else ""
+        expected = f"epoch {row['epoch']}/4: loss {row['train/loss']:.3f}" + validation.format_map(row)
+        assert re.fullmatch(re.escape(expected) + r"; \d\.\d s", line)
+
+
+def test_a_run_that_was_stopped_has_the_history_of_one_that_was_not(fit, tmp_path):
+    whole, _, _ = fit(tmp_path / "whole", EpochLines(every=None))
+    with pytest.raises(Stopped):
+        fit(tmp_path / "run", EpochLines(every=None), stop=9)  # in the second epoch
+    rest, _, _ = fit(tmp_path / "run", EpochLines(every=None), resume=True)
+    assert history(rest) == history(whole)
+    assert history(rest)[1]["epoch"] == 2
+
+
+def test_the_bar_is_one_line_of_80_columns(fit, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "81")  # tqdm leaves the last one free
+    monkeypatch.setenv("LINES", "40")
+    bar = OneLineBar(refresh_rate=1)
+    fit(
+        tmp_path,
+        EpochLines(every=None),
+        bar,
+        enable_progress_bar=True,
+        max_epochs=100,
+        max_steps=10,
+        log_every_n_steps=1,
+    )
+    printed = capsys.readouterr().out
+    assert "\x1b[A" not in printed  # it never moves to another line
+    shown = [part.rstrip() for part in re.split(r"[\r\n]", printed)]
+    assert max(map(len, shown)) <= 80
+    last = next(part for part in reversed(shown) if part.startswith("epoch 2/100: 100% |"))
+    assert re.search(r"\| \d\d:\d\d left, loss=\d\.\d{3}, validation accuracy=\d\.\d{3}$", last)
+    assert any(part.startswith("Validation") for part in shown)
+    assert [part for part in printed.split("\n") if "epoch 1/100: loss" in part.rpartition("\r")[2]]
 
 
 def test_a_checkpoint_holds_the_trained_parameters_or_all(fit, tmp_path, tiny_config):
@@ -264,3 +376,10 @@ def test_weights_that_are_nan_are_not_saved(fit, tmp_path):
     with pytest.raises(TrainingDiverged, match=r"head\.weight is NaN or infinite after step 3 with"):
         fit(tmp_path, Overflow(), every_n_steps=1)
     assert read_raw(tmp_path / "last.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize("chance", [6, 9])  # in a validation, and in the epoch after it
+def test_the_bar_leaves_the_line_to_an_error(fit, tmp_path, capsys, chance):
+    with pytest.raises(Stopped):
+        fit(tmp_path, OneLineBar(refresh_rate=1), enable_progress_bar=True, stop=chance)
+    assert capsys.readouterr().out.split("\r")[-1] == ""

@@ -1,9 +1,11 @@
 """One step for all stages: it fits, it counts every review once, and it stops at a loss that is NaN."""
 
+import csv
 import warnings
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -178,3 +180,22 @@ def test_a_metric_that_a_checkpoint_did_not_count_starts_anew():
     values = resumed.compute()
     assert values["train/loss"] == 1.0  # of both batches
     assert values["train/accuracy"] == 0.0  # of the second one
+
+
+def test_one_review_is_a_test_split_too(make_module, make_batch, make_trainer):
+    module = make_module()
+    make_trainer().test(module, loader(make_batch(1)), verbose=False)
+    rows, labels, probabilities = module.test_result
+    assert (rows.tolist(), labels.shape, probabilities.shape) == ([0], (1,), (1, 2))
+
+
+def test_metrics_of_a_test_are_logged_at_the_last_step_of_its_weights(make_module, make_batch, make_trainer, tmp_path):
+    module, logger = make_module(), CSVLogger(tmp_path, name="", version="")
+    trainer = make_trainer(max_epochs=2, logger=logger)
+    trainer.fit(module, loader(make_batch(8), make_batch(8)))
+    module.last_step = 1  # of the first epoch
+    trainer.test(module, loader(make_batch(8)), verbose=False)
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [(int(row["step"]), bool(row["train/loss"]), bool(row["test/loss"])) for row in csv.DictReader(file)]
+    assert logged == [(1, True, False), (3, True, False), (1, False, True)]
+    assert "step" not in module.measured

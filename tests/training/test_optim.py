@@ -93,6 +93,8 @@ def test_weight_decay_shrinks_by_the_rate_times_the_decay(classifier_with):
         ("constant", 0.3, [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1, 1, 1, 1]),
         ("linear", 0.0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]),
         ("linear", 0.2, [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]),
+        ("cosine", 0.0, [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
+        ("cosine", 0.2, [1 / 3, 2 / 3, 1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060, 0]),
     ],
 )
 def test_schedules_are_those_worked_by_hand(classifier_with, schedule, warmup, factors):
@@ -105,7 +107,7 @@ def test_schedules_are_those_worked_by_hand(classifier_with, schedule, warmup, f
         seen.append((groups["encoder"]["lr"], groups["head"]["lr"]))
         optimizer.step()
         scheduler.step()
-    assert seen == [pytest.approx((1e-3 * factor, 1e-2 * factor), abs=1e-12) for factor in factors]
+    assert seen == [pytest.approx((1e-3 * factor, 1e-2 * factor), abs=1e-8) for factor in factors]
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
@@ -125,7 +127,7 @@ def test_a_run_of_a_step_or_two_has_a_schedule_too(classifier_with, num_steps):
         {"head_lr": 5.0},
         {"weight_decay": -0.1},
         {"weight_decay": math.nan},
-        {"schedule": "cosine"},
+        {"schedule": "polynomial"},
         {"warmup": 1.0},
         {"warmup": -0.1},
     ],

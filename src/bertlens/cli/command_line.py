@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -14,15 +15,22 @@ from bertlens.system.settings import keys
 
 FREE_TEXT = ("text", "file")
 OWN_FILES = ("data.train_file", "data.validation_file", "data.test_file")
+MULTIRUN = ("-m", "--multirun")
 NO_GROUP = ("logger=false", "logger=null", "callbacks=false", "callbacks=null")
+NEEDS_OPTION = ("data=null", "experiment=null", "model=null")
 OVERRIDES = Path(".hydra", "overrides.yaml")
 
 
 def for_hydra(typed: list[str], schema: type) -> list[str]:
-    """Return a command line as Hydra reads it. Raise `InputError` for a folder that holds no run to resume."""
-    if wrong := next((argument for argument in typed if argument.startswith("=")), None):
-        raise InputError(f"{wrong}: a value without a key; write KEY=VALUE")
+    """Return a command line as Hydra reads it. Raise `InputError` for what it cannot read, or no run to resume."""
     known = keys(schema)
+    for before, argument, after in zip(["", *typed], typed, [*typed[1:], ""], strict=False):
+        is_override = "=" in argument or argument[:1] in "-~" or (before[:1] == "-" and before not in MULTIRUN)
+        if argument.startswith("=") or not is_override:
+            example = f": {argument}={after}" if argument in known and after and "=" not in after else ""
+            raise InputError(f"{argument}: not a key with its value; write KEY=VALUE without a space{example}")
+        if argument in NEEDS_OPTION:
+            raise InputError(f"{argument}: this group needs an option; name one, or leave {argument} out")
     written_out = [_write_out(argument, set(known)) for argument in typed]
     if "optimizer.lr" not in known or any(option in typed for option in ("-sc", "--shell-completion")):
         return written_out
@@ -79,8 +87,8 @@ def _add_resumed(arguments: list[str]) -> list[str]:
 
 def _add_sweep(arguments: list[str]) -> list[str]:
     """Name a sweep's jobs by what varies, and let all of them share one store."""
-    overrides = [parsed for argument in arguments if (parsed := _parse(argument)) is not None]
-    if not any(option in arguments for option in ("-m", "--multirun")):
+    overrides = parse_overrides(arguments)
+    if not any(option in arguments for option in MULTIRUN):
         return arguments
     varied = [override for override in overrides if override.is_sweep_override()]
     varied_keys = {override.get_key_element() for override in varied}
@@ -97,23 +105,26 @@ def _add_sweep(arguments: list[str]) -> list[str]:
     return arguments + [argument for argument in more if argument not in arguments]
 
 
-def _parse(argument: str) -> Override | None:
-    """Return what Hydra reads in an override; None for an option. Raise `InputError` that names what it cannot read."""
-    if argument.startswith("-") or "=" not in argument:
-        return None
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException as error:
-        line = str(error).splitlines()[0]
-        raise InputError(f"{argument}: not KEY=VALUE as Hydra reads it ({line}); quote what is special") from error
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """Return the overrides of a command line as Hydra reads them. Raise `InputError` for one that it cannot read."""
+    parser, overrides = OverridesParser.create(), []
+    for argument in arguments:
+        if argument.startswith("-") or ("=" not in argument and argument[:1] != "~"):
+            continue
+        try:
+            overrides.append(parser.parse_override(argument))
+        except HydraException as error:
+            line = str(error).splitlines()[0]
+            raise InputError(f"{argument}: not KEY=VALUE as Hydra reads it ({line}); quote what is special") from error
+    return overrides
 
 
-def resume_command(typed: list[str], folder: str, *, in_sweep: bool) -> str:
+def resume_command(program: list[str], typed: list[str], folder: str, *, in_sweep: bool) -> str:
     """Return what to type to go on with a stopped run, or with the sweep in `folder` that it belongs to."""
     if not in_sweep:
-        return shlex.join(["python", "train.py", f"resume={folder}"])
+        return shlex.join([*program, f"resume={folder}"])
     kept = [argument for argument in typed if not argument.startswith(("hydra.sweep.dir=", "resume="))]
     # Hydra takes no override after an option that follows one
     place = next((index for index, argument in enumerate(kept) if "=" in argument and argument[0] != "-"), len(kept))
     path = folder if re.fullmatch(PLAIN_PATH, folder) else _quote(folder)
-    return shlex.join(["python", "train.py", *kept[:place], f"hydra.sweep.dir={path}", "resume=auto", *kept[place:]])
+    return shlex.join([*program, *kept[:place], f"hydra.sweep.dir={path}", "resume=auto", *kept[place:]])

@@ -1,6 +1,7 @@
 """--help: first the keys that people set, then any section by its name, in 80 columns."""
 
 import json
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ PURPOSES = {
     "visualize": "Show which words a checkpoint's predictions rest on.",
 }
 FIRST = (
-    "data.path", "data.truncation", "model.trainable_layers", "optimizer.lr", "trainer.max_epochs", "trainer.devices",
-    "checkpoint.path", "report", "checkpoint", "reviews", "indices", "text",
+    "checkpoint", "reviews", "indices", "text", "file", "data.path", "data.train_file", "data.test_file",
+    "data.truncation", "model.trainable_layers", "optimizer.lr", "trainer.max_epochs", "trainer.devices",
+    "checkpoint.path", "report",
 )  # fmt: skip
-GROUPS = {"train": ("model", "data", "experiment", "logger", "callbacks")}
+GROUPS = ("model", "data", "experiment", "logger", "callbacks")  # of train
 
 
-def show_help(name: str, given: list[str], conf: Path) -> None:
+def show_help(name: str, given: list[str], conf: Path, program: list[str]) -> None:
     """Print the keys that people set first, or those of the named sections, with the values that `given` leads to."""
     schema = SCHEMAS[name]
     sections = [argument for argument in given if "=" not in argument and not argument.startswith("-")]
@@ -35,20 +37,24 @@ def show_help(name: str, given: list[str], conf: Path) -> None:
     all_sections = list(dict.fromkeys(key.split(".")[0] for key in known if "." in key))
     if unknown := [section for section in sections if section not in [*all_sections, "all", "other"]]:
         raise InputError(f"--help {unknown[0]}: no such section; there are {', '.join(all_sections)}, other and all")
-    print(f"{PURPOSES[name]}\n\nusage: python {name}.py [KEY=VALUE ...]\n")
-    for key in [key for key in FIRST if key in known] if not sections else known:
+    print(f"{PURPOSES[name]}\n\nusage: {shlex.join(program)} [KEY=VALUE ...]\n")
+    first = [key for key in FIRST if key in known and (name == "train" or key != "trainer.max_epochs")]
+    for key in known if sections else first:
         section = key.split(".")[0] if "." in key else "other"
         if not sections or section in sections or "all" in sections:
             kind = "|".join(map(str, known[key].choices)) or types[key]
-            print(f"  {key}={_shown(OmegaConf.select(composed, key))}  ({kind})")
+            shown = f"  {key}={_shown(OmegaConf.select(composed, key, default='PATH'))}"
+            print(shown if kind == "any" else f"{shown}  ({kind})")
             print(textwrap.fill(known[key].meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     if sections:
         return
     print()
-    for group in GROUPS.get(name, ()):
-        print(f"  {group}=" + "|".join(sorted(path.stem for path in (conf / group).glob("*.yaml"))))
+    if name == "train":
+        for group in GROUPS:
+            print(f"  {group}=" + "|".join(sorted(path.stem for path in (conf / group).glob("*.yaml"))))
+        print()
     more = f"--help SECTION lists the keys of {', '.join(all_sections)} or other; --help all, every key."
-    print("\n" + textwrap.fill(more, WIDTH))
+    print(textwrap.fill(more, WIDTH))
     if name == "train":
         print("Separate several values by commas and add -m to run each: -m seed=1,2,3")
     print("Hydra's own options: --hydra-help")

@@ -24,15 +24,17 @@ from omegaconf.errors import MissingMandatoryValue
 
 from bertlens.cli.command_line import for_hydra, resume_command
 from bertlens.cli.help import show_help
-from bertlens.cli.messages import is_for_the_user, one_line
-from bertlens.config import SCHEMAS
+from bertlens.cli.jobs import announce
+from bertlens.cli.messages import is_for_the_user, no_such_key, one_line
+from bertlens.config import SCHEMAS, TrainConfig
 from bertlens.errors import InputError
-from bertlens.run.folder import Run, is_main_process
+from bertlens.run.download import download
+from bertlens.run.folder import Run, is_main_process, started_as
 from bertlens.system import stopping
 from bertlens.system.escape import VisibleLines, visible
 from bertlens.system.files import relative
 from bertlens.system.memory import keep_freed_memory
-from bertlens.system.settings import check
+from bertlens.system.settings import check, keys
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -40,10 +42,13 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
     """Run `task(config, run)` under Hydra with `conf`/`name`.yaml; a sweep runs it once per job.
 
+    A folder conf/ of the current folder is read instead of `conf` if it has such a file.
     Exit with status 1 after one line on stderr if the user can mend what went wrong. With HYDRA_FULL_ERROR=1 there is a
     traceback instead.
     """
-    schema, given = SCHEMAS[name], sys.argv[1:]
+    schema, given, program = SCHEMAS[name], sys.argv[1:], started_as(name)
+    main_process, own = os.getpid(), Path.cwd() / "conf"
+    conf = own if (own / f"{name}.yaml").is_file() else conf
     full_error = os.environ.get(FULL_ERROR) == "1"
     for each, kind in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{each}_schema", node=kind)
@@ -53,13 +58,17 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
         if not full_error:
             os.environ.pop(FULL_ERROR, None)  # Lightning may start further processes of this run
         run = Run.of_hydra()
+        if run.in_sweep:
+            announce(run, arguments, side_by_side=os.getpid() != main_process)
         try:
             with _quiet(verbose=bool(HydraConfig.get().verbose)), stopping.stoppable():
                 config = read_config(composed)
+                if isinstance(config, TrainConfig):
+                    download(config)
                 return returned_value(config, task(config, run))
         except stopping.Stopped as stop:
             if stop.exit_status:  # 0: another process of the run reports it
-                print(f"{stop}; to go on:\n{_going_on(name, given, run)}", file=sys.stderr)
+                print(f"{stop}; to go on:\n{_going_on(program, given, run)}", file=sys.stderr)
             raise SystemExit(stop.exit_status) from None
         except Exception as error:
             if full_error or not (run.in_sweep or is_for_the_user(error)):
@@ -83,9 +92,9 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
             print(f"bertlens {importlib.metadata.version('bertlens')}")
             return
         if "--help" in given or "-h" in given:
-            show_help(name, [argument for argument in given if argument not in ("--help", "-h")], conf)
+            show_help(name, [argument for argument in given if argument not in ("--help", "-h")], conf, program)
             return
-        sys.argv[1:] = for_hydra(given, schema)
+        sys.argv[1:] = arguments = for_hydra(given, schema)
         os.environ[FULL_ERROR] = "1"  # documented: Hydra raises its errors instead of printing them over several lines
         with stopping.stoppable():
             hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
@@ -110,7 +119,7 @@ def read_config(composed: DictConfig) -> Any:
     except RecursionError as error:
         raise InputError("a value is an interpolation, ${...}, of itself: give it a value of its own") from error
     if unknown := list(_unknown_keys(OmegaConf.to_container(composed, resolve=False), config)):
-        raise InputError(f"{', '.join(unknown)}: no such key (--help lists the keys)")
+        raise InputError("; ".join(no_such_key(key, list(keys(type(config)))) for key in unknown))
     check(config)
     return config
 
@@ -141,11 +150,11 @@ def finish_sweep() -> None:
         raise SystemExit(1)
 
 
-def _going_on(name: str, given: list[str], run: Run) -> str:
-    if name != "train" or not (run.has_begun or run.in_sweep):
-        return shlex.join(["python", f"{name}.py", *given])
-    folder = Path(HydraConfig.get().sweep.dir) if run.in_sweep else run.folder
-    return resume_command(given, relative(folder), in_sweep=run.in_sweep)
+def _going_on(program: list[str], given: list[str], run: Run) -> str:
+    if program[-1].endswith(("train", "train.py")) and (run.has_begun or run.in_sweep):
+        folder = Path(HydraConfig.get().sweep.dir) if run.in_sweep else run.folder
+        return resume_command(program, given, relative(folder), in_sweep=run.in_sweep)
+    return shlex.join([*program, *given])
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
@@ -171,6 +180,8 @@ def _quiet(*, verbose: bool) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers")
         # the data module has the loader's place, see its state_dict
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+        # each epoch has its line and its points
+        warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
         # where a run goes on
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)

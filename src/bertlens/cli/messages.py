@@ -1,9 +1,10 @@
 """Errors as one line each, for the person who can mend them."""
 
 import difflib
+from collections.abc import Sequence
 
 import yaml
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from bertlens.errors import InputError
@@ -11,6 +12,8 @@ from bertlens.system.escape import one_line_of
 from bertlens.system.settings import keys
 
 USERS_ERRORS = (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError)
+PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options are packages
+INSTEAD = {"num_workers": "; batches are one look-up, which needs no workers: leave it out"}  # of a key
 LIGHTNINGS_ERROR = "MisconfigurationException"  # by name: importing it would take seconds
 
 
@@ -29,9 +32,13 @@ def one_line(error: BaseException, schema: type | None = None) -> str:
         key = str(wrong.full_key)
         known = keys(schema) if schema is not None else {}
         if type(wrong).__name__ in ("ConfigAttributeError", "ConfigKeyError") and key not in known:
-            text = f"{key}: no such key{_nearest(key, list(known))} (--help lists the keys)"
+            text = no_such_key(key, list(known))
+        elif "is not Optional" in str(wrong):
+            text = f"{key}=null: it needs a value; give one, or leave {key} out"
         else:
             text = f"{key}: {(str(wrong) or text).splitlines()[0]}"
+    elif isinstance(error, MissingConfigException) and error.options is not None:
+        text = _no_such_option(str(error.missing_cfg_file), error.options)
     elif not is_for_the_user(error):
         text = f"{type(error).__name__}: {text}"
     elif isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -39,7 +46,24 @@ def one_line(error: BaseException, schema: type | None = None) -> str:
     return one_line_of(text.partition("Config search path:")[0])
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def no_such_key(key: str, known: list[str]) -> str:
+    """Return that a key does not exist, with the nearest known one."""
     last = key.rsplit(".", 1)[-1]
-    near = [name for name in known if name.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(key, known, n=1)
+    names = [*known, *dict.fromkeys(name.split(".")[0] for name in known)]
+    near = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    return f"{key}: no such key{INSTEAD.get(last) or _nearest(key, names, near)} (--help lists the keys)"
+
+
+def _no_such_option(file: str, options: Sequence[str]) -> str:
+    """Return that a group has no such option, with the nearest one; of a plugin of Hydra's, how to install it."""
+    group, _, option = file.rpartition("/")
+    if group in PLUGINS:
+        package = "bertlens[sweep]" if option == "joblib" else f"hydra-{option.partition('_')[0]}-{group[6:]}"
+        return f'{group}={option}: not installed; pip install "{package}"'
+    names = [f"{group}={each}" for each in options]
+    return f"{group}={option}: no such option, only {', '.join(options)}{_nearest(f'{group}={option}', names)}"
+
+
+def _nearest(name: str, names: Sequence[str], near: Sequence[str] = ()) -> str:
+    near = near or difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from bertlens.data.batching import Batch, EvalSampler, TokenRows, TrainSampler
 from bertlens.data.reviews import load_reviews, load_test_file
 from bertlens.data.settings import DataSettings
-from bertlens.data.splits import SPLITS
 from bertlens.data.tokenizer import ReviewTokenizer, WordPieces, tokenize
 from bertlens.errors import InputError
 
@@ -61,10 +60,12 @@ class ReviewDataModule(pl.LightningDataModule):
         """
         if self.pieces:
             return
-        if self.known_labels is not None and self.settings.source == "files":
+        if self.known_labels is not None and self.settings.source == "files" and self.settings.test_file is not None:
             self.reviews = datasets.DatasetDict({"test": load_test_file(self.settings, self.known_labels)})
         else:
             self.reviews = load_reviews(self.settings)
+        if self.known_labels is not None and "test" not in self.reviews:
+            raise InputError("data.test_file is missing: the checkpoint's run kept no test reviews, so name a file")
         if self.known_labels is not None and list(self.known_labels) != self.label_names:
             raise InputError(
                 f"the reviews have the labels {', '.join(map(repr, self.label_names))}, but the checkpoint was trained "
@@ -72,12 +73,12 @@ class ReviewDataModule(pl.LightningDataModule):
             )
         self.pieces = {
             split: tokenize(self.reviews[split], self.tokenizer, self.cache / "tokens", split=split)
-            for split in (SPLITS if self.known_labels is None else ["test"])
+            for split in (self.reviews if self.known_labels is None else ["test"])
         }
 
     @property
     def label_names(self) -> list[str]:
-        return list(self.reviews["test"].features["label"].names)
+        return list(next(iter(self.reviews.values())).features["label"].names)
 
     def digest(self, split: str) -> str:
         """Return a hash of a split's word pieces and labels, in their order."""

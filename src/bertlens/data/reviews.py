@@ -27,24 +27,30 @@ SPELLINGS = [[*CLASS_FOLDERS], ["0", "1"]]  # what copies of IMDb call these cla
 def load_reviews(settings: DataSettings) -> datasets.DatasetDict:
     """Return the splits train, validation and test with `text` and `label`.
 
-    The demo has `spans` too: pairs of character offsets. If a source has no validation split, `validation_fraction` of
-    train is held out: the same share of each class, drawn with `seed`, and never a text that train keeps. Raises
-    `InputError` for reviews that cannot be used.
+    The demo has `spans` too: pairs of character offsets. A test or validation split that the source lacks is held out
+    of train: `test_fraction` or `validation_fraction` of each class, drawn with `seed`, and never a text that train
+    keeps. With `test_fraction` 0 there is no test split. Raises `InputError` for reviews that cannot be used.
     """
     source = "local" if settings.path is not None else settings.source
     tables = SOURCES[source](settings)
     if pc.all(is_blank(tables["train"]["text"])).as_py():
         raise InputError(f"every train review is empty: is data.text_column={settings.text_column!r} the right one?")
     names = find_class_names(tables)
-    if "validation" not in tables:
-        tables["train"], tables["validation"] = hold_out(tables["train"], settings.validation_fraction, settings.seed)
+    for split, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
+        if split not in tables and fraction:
+            tables["train"], tables[split] = hold_out(tables["train"], fraction, settings.seed, split=split)
     if settings.max_reviews is not None:
         if settings.max_reviews < len(names):
             raise InputError(f"data.max_reviews={settings.max_reviews} is too few for {len(names)} classes")
         tables = {split: draw_subset(table, settings.max_reviews, settings.seed) for split, table in tables.items()}
     _warn_of_empty_reviews(tables)
+    for split, table in tables.items():
+        if missing := set(names) - set(pc.unique(table["label"]).to_pylist()):
+            log.warning("no %s review has the label %s", split, ", ".join(map(reprlib.repr, sorted(missing))))
     shown = CLASS_NAMES if source != "files" and names in SPELLINGS else names  # own files keep their names
-    return datasets.DatasetDict({split: _to_dataset(tables[split], names, shown) for split in SPLITS})
+    return datasets.DatasetDict(
+        {split: _to_dataset(tables[split], names, shown) for split in SPLITS if split in tables}
+    )
 
 
 def load_test_file(settings: DataSettings, label_names: Sequence[str]) -> datasets.Dataset:

@@ -22,13 +22,20 @@ class DataSettings:
     hub_revision: str = setting("e6281661ce1c48d982bc483cf8a173c1bbeb5d31", "the data set's commit on the hub")
     train_file: str | None = setting(None, f"your own reviews: {', '.join(ENDINGS)}")
     validation_file: str | None = setting(None, "your own validation reviews; null: a part of the training reviews")
-    test_file: str | None = setting(None, "your own test reviews")
+    test_file: str | None = setting(None, "your own test reviews; null: a part of the training reviews")
     text_column: str = setting("text", "the column with the text")
     label_column: str = setting("label", "the column with the label")
     header: bool = setting(True, "whether the first line of a .tsv or .csv names the columns; if not: 0, 1, ...")
     max_reviews: int | None = setting(None, "reviews per split at most, each class in its share; null: all", at_least=1)
     validation_fraction: float = setting(
         0.2, "share of train kept for validation if the source has none", above=0, below=1, affects="steps"
+    )
+    test_fraction: float = setting(
+        0.2,
+        "share of your own training reviews kept for the test if there is no data.test_file; test=false keeps none",
+        at_least=0,
+        below=1,
+        affects="steps",
     )
     seed: int = setting(
         1234, "decides the validation split, max_reviews and the demo's reviews", at_least=0, affects="steps"
@@ -74,9 +81,8 @@ class DataSettings:
         if self.source == "files":
             if self.path is not None:
                 yield f"{prefix}path={self.path}: excludes your own files ({prefix}source=files); leave one out"
-            for key in ("train_file", "test_file"):
-                if files[key] is None:
-                    yield f"{prefix}{key} is missing: name a file ({', '.join(ENDINGS)})"
+            if self.train_file is None:
+                yield f"{prefix}train_file is missing: name a file ({', '.join(ENDINGS)})"
         elif named:
             yield f"{', '.join(named)}: not read with {prefix}source={self.source}; set data=files or leave it out"
         if self.text_column == self.label_column:

@@ -119,8 +119,8 @@ def _write_demo(settings: DataSettings) -> dict[str, pa.Table]:
         "label": [str(review.label) for review in reviews],
         "spans": [review.spans for review in reviews],
     }
-    rest, test = hold_out(pa.table(columns), 0.2, settings.seed)
-    train, validation = hold_out(rest, 0.25, settings.seed)
+    rest, test = hold_out(pa.table(columns), 0.2, settings.seed, split="test")
+    train, validation = hold_out(rest, 0.25, settings.seed, split="validation")
     return {"train": train, "validation": validation, "test": test}
 
 

@@ -30,15 +30,15 @@ def find_class_names(tables: dict[str, pa.Table]) -> list[str]:
     return sorted(names)
 
 
-def hold_out(table: pa.Table, fraction: float, seed: int) -> tuple[pa.Table, pa.Table]:
-    """Split a table into the rows that stay and the held-out `fraction`; equal texts go to the same side."""
+def hold_out(table: pa.Table, fraction: float, seed: int, *, split: str) -> tuple[pa.Table, pa.Table]:
+    """Return the rows that stay and the `fraction` held out for a split; equal texts go to the same side."""
     first_seen: dict[str, int] = {}
     groups = np.array([first_seen.setdefault(text, len(first_seen)) for text in table["text"].to_pylist()])
     held_out = _draw(table, groups, round(fraction * table.num_rows), seed)
     if not held_out.any():
         raise InputError(
-            f"{table.num_rows} train reviews are too few to hold out data.validation_fraction={fraction} of them: "
-            "add reviews, or give a validation split"
+            f"{table.num_rows} train reviews are too few to hold out data.{split}_fraction={fraction} of them: "
+            f"add reviews, or give a {split} split"
         )
     return table.filter(pa.array(~held_out)), table.filter(pa.array(held_out))
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import string
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,8 @@ def _tokenize_texts(tokenizer: ReviewTokenizer, texts: Sequence[str], *, split: 
     stream = pa.BufferOutputStream()
     with pa.ipc.new_stream(stream, schema) as writer:
         starts = range(0, len(texts), TEXTS_PER_BATCH)
-        for start in track(starts, description=f"word pieces of {split}", transient=True):
+        shown = sys.stdout.isatty()
+        for start in track(starts, description=f"word pieces of {split}", transient=True, disable=not shown):
             stopping.check()
             ids = tokenizer.ids(texts[start : start + TEXTS_PER_BATCH])
             writer.write_batch(pa.record_batch([pa.array(ids, schema.field(0).type)], schema=schema))

@@ -28,6 +28,7 @@ class Method:
     """Whether a negative number means "against the prediction"."""
     summed: bool
     """Whether the numbers of a row add up to a total, so that a number is a share of it."""
+    number: str = "weight"  # what a number is called
 
 
 class MethodRow(NamedTuple):
@@ -65,6 +66,7 @@ def attention_rows(layer: int, heads: NDArray[np.float32]) -> list[MethodRow]:
         "no influence on the prediction (Jain & Wallace 2019; Wiegreffe & Pinter 2019).",
         signed=False,
         summed=True,
+        number="attention weight",
     )
     heads = heads.copy()  # a view would keep the whole map in memory
     names = [f"Head {index}" for index in range(1, len(heads) + 1)]

@@ -27,6 +27,7 @@ class Selection:
     indices: list[int] = field(default_factory=list)
     split_accuracy: float | None = None
     num_split_reviews: int | None = None
+    settings: SelectionSettings | None = None  # None: texts of one's own
 
 
 def own_texts(settings: SelectionSettings, tokenizer: ReviewTokenizer) -> list[str] | None:
@@ -64,7 +65,7 @@ def check_texts(texts: Sequence[str], tokenizer: ReviewTokenizer) -> None:
     """Raise `InputError` for a text that is empty, not UTF-8, or without a word piece that the model knows."""
     for index, text in enumerate(texts):
         if not text.strip():
-            raise InputError(f"text {index}: empty; there is nothing to explain")
+            raise InputError(f"text {index}: empty; give a text of at least one word")
         if text.encode(errors="replace").decode() != text:  # half characters stand for bytes that are not UTF-8
             raise InputError(f"text {index}: {text[:40]!r} is not UTF-8: give it as UTF-8, or use file=")
     for index, (text, encoding) in enumerate(zip(texts, tokenizer.encode(texts), strict=True)):
@@ -88,19 +89,20 @@ def select(
         beyond = [index for index in indices if not 0 <= index < total]
         if beyond or not indices:
             raise InputError(f"indices={beyond}: name one or more of the reviews 0 to {total - 1}")
-        sentence = f"{len(indices):,} of {total:,} reviews, chosen by index"
+        how = "chosen by index"
     elif settings.reviews == "first":
-        indices, sentence = list(range(count)), f"the first {count:,} of {total:,} reviews"
+        indices, how = list(range(count)), "the first in the split"
     elif settings.reviews == "random":
         indices = sorted(np.random.default_rng(settings.seed).choice(total, size=count, replace=False).tolist())
-        sentence = f"{count:,} of {total:,} reviews, drawn at random"
+        how = "drawn at random"
     elif predictions is None:
         assert settings.reviews == "sample", f"reviews={settings.reviews} needs predictions"
-        indices = _draw(np.asarray(labels), count, seed=settings.seed, evenly=False).tolist()
-        sentence = f"{count:,} of {total:,} reviews, drawn at random from each class"
+        indices = _draw(np.asarray(labels), count, seed=settings.seed).tolist()
+        how = "drawn at random from each class"
     else:
         return _select_by_prediction(settings, *predictions())
-    return Selection(sentence=sentence, indices=indices, num_split_reviews=total)
+    sentence = f"{len(indices):,} of {total:,} test reviews, {how}"
+    return Selection(sentence=sentence, indices=indices, num_split_reviews=total, settings=settings)
 
 
 def _select_by_prediction(
@@ -109,38 +111,41 @@ def _select_by_prediction(
     """Choose reviews by label and prediction.
 
     sample: in random order from each pair of class and right or wrong prediction, in proportion, at least one of each.
-    wrong, right: drawn evenly from each class, most confident first. uncertain: least confident first.
+    wrong, right: as many from each class, most confident first. uncertain: least confident first.
     """
     how, count, total = settings.reviews, settings.count, len(labels)
     confidence, predicted = probabilities.max(dim=1)
     right = predicted == labels
     if how == "sample":
-        chosen = torch.from_numpy(_draw((2 * labels + right).numpy(), count, seed=settings.seed, evenly=False))
+        chosen = torch.from_numpy(_draw((2 * labels + right).numpy(), count, seed=settings.seed))
         sentence = (
-            f"{len(chosen):,} of {total:,} reviews, drawn at random from each class's right and wrong predictions"
+            f"{len(chosen):,} of {total:,} test reviews, drawn at random from each class's right and wrong predictions"
         )
     elif how == "uncertain":
         chosen = confidence.argsort(stable=True)[:count]
-        sentence = f"the {len(chosen):,} least certain of {total:,} predictions"
+        sentence = f"{len(chosen):,} of {total:,} test reviews, the least certain predictions first"
     else:
-        fitting = (right == (how == "right")).nonzero().flatten()
+        surest = confidence.argsort(descending=True, stable=True)
+        fitting = surest[right[surest] == (how == "right")]
         if not len(fitting):
             raise InputError(f"reviews={how}: none of the {total:,} predictions is {how}; choose reviews=sample")
-        drawn = fitting[_draw(labels[fitting].numpy(), count, seed=settings.seed, evenly=True)]
-        chosen = drawn[confidence[drawn].argsort(descending=True, stable=True)]
-        sentence = f"{len(chosen):,} of {len(fitting):,} {how} predictions, drawn evenly from each class"
+        same_class = labels[fitting][:, None] == torch.arange(probabilities.shape[1])  # [fitting, C]
+        ranks = same_class.cumsum(dim=0)[same_class]  # of each prediction within its class
+        chosen = fitting[ranks.argsort(stable=True)[:count].sort().values]
+        sentence = f"{len(chosen):,} of {len(fitting):,} {how} predictions, evenly from each class, surest first"
     return Selection(
         sentence=sentence,
         indices=indices[chosen].tolist(),
         split_accuracy=right.double().mean().item(),
         num_split_reviews=total,
+        settings=settings,
     )
 
 
-def _draw(groups: NDArray[np.int64], count: int, *, seed: int, evenly: bool) -> NDArray[np.int64]:
-    """Draw `count` places from the groups, evenly or in proportion to their sizes, in random order.
+def _draw(groups: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
+    """Draw `count` places from the groups, in proportion to their sizes, in random order.
 
-    In proportion, one place of each group comes first, of the largest group first of all; then by Webster's method.
+    One place of each group comes first, of the largest group first of all; then by Webster's method.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(groups))
@@ -148,5 +153,5 @@ def _draw(groups: NDArray[np.int64], count: int, *, seed: int, evenly: bool) -> 
     for group in np.unique(groups):
         places = order[groups[order] == group]
         ranks = np.arange(len(places))
-        turn[places] = ranks if evenly else np.where(ranks == 0, -len(places), (ranks + 0.5) / len(places))
+        turn[places] = np.where(ranks == 0, -len(places), (ranks + 0.5) / len(places))
     return random.permutation(np.argsort(turn, kind="stable")[:count])

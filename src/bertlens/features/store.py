@@ -7,6 +7,7 @@ from doing the same work. If the lock fails, each builds its own store and the f
 import json
 import logging
 import shutil
+import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,8 +20,7 @@ import numpy.typing as npt
 import torch
 import xxhash
 from filelock import FileLock
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import Progress
 from torch import Tensor
 
 from bertlens.data.batching import TokenRows, packed_batches
@@ -44,6 +44,7 @@ from bertlens.features.shards import (
 from bertlens.model.classifier import FrozenPrefix
 from bertlens.system import stopping
 from bertlens.system.files import append, atomic_write, sync_folder
+from bertlens.system.wording import count_of
 
 log = logging.getLogger(__name__)
 
@@ -183,10 +184,8 @@ class FeatureStores:
         blocks = list(split_into_blocks(layout, state_bytes=contents.num_bytes // contents.num_rows))
         finished = self._adopt(partial, contents, blocks) if adopt else []
         partial.mkdir(exist_ok=True)
-        log.info(
-            "features: computing %d layers for %d reviews of %s once, %.2f GB in %s",
-            contents.depth, len(tokens), name, contents.num_bytes / GIGABYTE, target,
-        )  # fmt: skip
+        layers, reviews = count_of(contents.depth, "layer"), count_of(len(tokens), "review")
+        log.info("features: computing %s for %s of %s", layers, reviews, name)
         try:
             self._fill(partial, tokens, contents, blocks, finished, name=name)
             with suppress(FileNotFoundError):  # the killed build that was adopted had removed it
@@ -272,12 +271,5 @@ def clear(folder: Path) -> int:
     return size
 
 
-class _SpeedColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f} reviews/s" if task.speed else "")
-
-
 def _build_progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _SpeedColumn(), TimeRemainingColumn()
-    )
+    return Progress(transient=True, disable=not sys.stdout.isatty())

@@ -4,6 +4,7 @@ Besides Lightning's own entries, a file holds under `FORMAT_KEY` what rebuilds t
 published files and every setting that decides a prediction. All are plain types, so reading a file runs no code.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from bertlens.model.classifier import ReviewClassifier
 from bertlens.model.pretrained import Pretrained, find_pretrained, load_strictly, read_weights
 from bertlens.model.settings import ModelSettings, PublishedSettings
 from bertlens.system.archive import load_archive
+from bertlens.system.files import relative
 from bertlens.system.settings import check
 
 FORMAT_KEY = "bertlens"
@@ -49,6 +51,12 @@ class CheckpointInfo:
     def to_dict(self, *, whole_model: bool) -> dict[str, Any]:
         plain = asdict(self) | {"format_version": FORMAT_VERSION}
         return plain if whole_model else plain | {"vocabulary": []}
+
+    def facts(self, *, epoch: int | None) -> dict[str, str]:
+        """Return what a reader wants to know of a model first, by name."""
+        rate = self.settings.get("optimizer.lr")
+        facts = {"model": Path(self.model.pretrained).name, "learning rate": rate, "epoch": epoch}
+        return {name: str(value) for name, value in facts.items() if value is not None}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "CheckpointInfo":
@@ -94,6 +102,46 @@ class Checkpoint:
     path: Path
     info: CheckpointInfo
     parameters: dict[str, Tensor]  # by the classifier's names; all of them if it holds a whole model
+    epoch: int | None = None  # counted from 1
+
+    def facts(self) -> dict[str, str]:
+        """Return what a reader wants to know of a model first, and the test accuracy that its run has measured."""
+        run, facts = self.path.resolve().parents[1], self.info.facts(epoch=self.epoch)
+        accuracy = _read_metrics(run, "metrics").get("test/accuracy")
+        if isinstance(accuracy, float) and self.path.stem == _kept(run):
+            facts["test accuracy"] = f"{100 * accuracy:.1f} %"
+        return facts | {"checkpoint": str(self.path)}
+
+
+def find_checkpoint(given: str | Path) -> Path:
+    """Return the checkpoint file that is meant by a file, a run's folder, or `latest`, the newest training run.
+
+    Raise `InputError` for a folder without a checkpoint.
+    """
+    path = Path(given).expanduser()
+    if str(given) == "latest":
+        path = Path("outputs", "latest").resolve()  # a link to the folder of the newest training run
+        if not path.is_dir():
+            raise InputError("checkpoint=latest: outputs/latest leads to no run; train first, or give a path")
+    if not path.is_dir():
+        return path
+    folder = path if path.name == "checkpoints" else path / "checkpoints"
+    for name in (_kept(folder.parent), "best", "last"):
+        if (folder / f"{name}.ckpt").is_file():
+            return folder / f"{name}.ckpt"
+    raise InputError(f"checkpoint={given}: {relative(folder)} has no best.ckpt; give a run's folder or a .ckpt file")
+
+
+def _kept(run: Path) -> str:
+    """Return which checkpoint a run has tested: best, unless its metrics.json says last."""
+    return "last" if _read_metrics(run, "settings").get("checkpoint.keep") == "last" else "best"
+
+
+def _read_metrics(run: Path, section: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run / "metrics.json").read_text(encoding="utf-8"))[section])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def read_raw(path: Path) -> dict[str, Any]:
@@ -136,7 +184,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         parameters = {name.removeprefix("classifier."): tensor for name, tensor in named.items()}
     except (InputError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"checkpoint={path}: its settings are damaged ({error})") from error
-    return Checkpoint(path=path, info=info, parameters=parameters)
+    return Checkpoint(path=path, info=info, parameters=parameters, epoch=epoch_of(raw))
+
+
+def epoch_of(raw: dict[str, Any]) -> int | None:
+    """Return the epoch of the weights, counted from 1. Lightning's own `epoch` is one more after the last epoch."""
+    try:
+        return int(raw["loops"]["fit_loop"]["epoch_progress"]["current"]["started"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def check_resumable(path: Path, info: CheckpointInfo) -> None:
@@ -150,16 +206,26 @@ def check_resumable(path: Path, info: CheckpointInfo) -> None:
             f"checkpoint={path}: written by another version of this project or of Lightning; "
             "it can be evaluated and explained, but a run cannot be resumed from it"
         )
-    changed = [
-        f"the {name} are others" if name in DIGESTS else f"{name} was {before[name]!r} and is {now[name]!r}"
-        for name in now
-        if before[name] != now[name]
-    ]
+    changed = _differences(before, now)  # also of 1 and 1.0, which mean one batch and all batches
+    if DIGESTS[0] in changed:
+        reviews = _differences(asdict(earlier.data), asdict(info.data))
+        changed[DIGESTS[0]] += ": " + (
+            ", ".join(f"data.{each}" for each in reviews.values()) or "the files have changed"
+        )
     if changed:
         raise InputError(
-            f"checkpoint={path}: written by a run with other settings: {'; '.join(changed)}: "
+            f"checkpoint={path}: written by a run with other settings: {'; '.join(changed.values())}: "
             "set them back, or start a new run"
         )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Return how two dictionaries differ, by name, in words."""
+    return {
+        name: f"the {name} are others" if name in DIGESTS else f"{name} was {before[name]!r} and is {now[name]!r}"
+        for name in now
+        if repr(before[name]) != repr(now[name])
+    }
 
 
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:

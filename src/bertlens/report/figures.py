@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_roc
+from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
 
 from bertlens.system.escape import figure_text
 
@@ -35,13 +35,16 @@ def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
 def _confusion_matrix(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Figure:
     counts = multiclass_confusion_matrix(probabilities.argmax(dim=1), labels, num_classes=len(names))
     shares = counts.float() / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    figure, axes = _axes("Confusion matrix", "prediction", "label")
-    axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    title = f"Confusion matrix: {int(counts.trace()):,} of {len(labels):,} right"
+    figure, axes = _axes(title, "prediction", "label")
+    # right in blue and wrong in red, also for colour-blind readers; the root shows also a few errors
+    tints = shares.sqrt() * (2 * torch.eye(len(names)) - 1)
+    axes.imshow(tints.numpy(), cmap="RdBu", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 4 else 0)
     axes.set_yticks(range(len(names)), names)
     for label in range(len(names)):
         for prediction in range(len(names)):
-            colour = "white" if shares[label, prediction] > 0.5 else "black"
+            colour = "white" if tints[label, prediction].abs() > 0.7 else "black"
             count = f"{int(counts[label, prediction]):,}"
             axes.text(prediction, label, count, ha="center", va="center", color=colour)
     return figure
@@ -50,9 +53,9 @@ def _confusion_matrix(labels: Tensor, probabilities: Tensor, names: Sequence[str
 def _roc(labels: Tensor, probabilities: Tensor, names: Sequence[str]) -> Figure:
     figure, axes = _axes("ROC", "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    false_positive_rate, true_positive_rate, _ = multiclass_roc(probabilities, labels, num_classes=len(names))
-    shown = [1] if len(names) == 2 else range(len(names))  # with two classes, the curves mirror each other
-    lines = [axes.plot(false_positive_rate[index].numpy(), true_positive_rate[index].numpy())[0] for index in shown]
+    shown = [1] if len(names) == 2 else sorted(set(labels.tolist()))  # with two classes, the curves mirror each other
+    curves = [binary_roc(probabilities[:, index], (labels == index).long()) for index in shown]
+    lines = [axes.plot(rates[0].numpy(), rates[1].numpy())[0] for rates in curves]
     legend = axes.legend(lines, [f"class {index}" for index in shown], loc="lower right")
     for text, index in zip(legend.get_texts(), shown, strict=True):
         text.set_text(names[index])  # set here because legend() skips a label that begins with an underscore
@@ -67,9 +70,15 @@ def _calibration(labels: Tensor, probabilities: Tensor) -> Figure:
     filled = count > 0
     mean_confidence = torch.bincount(bins, confidence.double(), NUM_CALIBRATION_BINS)[filled] / count[filled]
     accuracy = torch.bincount(bins, correct, NUM_CALIBRATION_BINS)[filled] / count[filled]
-    figure, axes = _axes("Calibration", "confidence", "accuracy")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    axes.bar(mean_confidence.numpy(), accuracy.numpy(), width=0.06, alpha=0.35)
-    axes.plot(mean_confidence.numpy(), accuracy.numpy(), marker="o")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    upper.plot(mean_confidence.numpy(), accuracy.numpy(), marker="o")
+    upper.set(title="Calibration", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    width = 1 / NUM_CALIBRATION_BINS
+    left_edges = [width * index for index in range(NUM_CALIBRATION_BINS)]
+    bars = lower.bar(left_edges, count.numpy(), width, align="edge", edgecolor="white")
+    lower.bar_label(bars, [f"{number:,}" if number else "" for number in count.tolist()], fontsize="x-small")
+    lower.set(xlabel="confidence", ylabel="reviews")
+    lower.margins(y=0.25)
     return figure

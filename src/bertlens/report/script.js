@@ -11,8 +11,7 @@
 const $ = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-// given: a class, or attributes
-function el(tag, given = "", ...children) {
+function el(tag, given = "", ...children) { // given: a class, or attributes
   const element = document.createElement(tag);
   const attributes = typeof given === "object" ? given : given ? { class: given } : {};
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -139,6 +138,7 @@ const ALLOWED = {
 };
 const NO_FILTER = { result: "all", label: "any", predicted: "any", sort: "order", q: "" };
 const DEFAULTS = { view: "summary", review: null, method: "0", row: "0", unit: "words", ...NO_FILTER };
+if (reviews.length === 1) Object.assign(DEFAULTS, { view: "reading", review: 0 }); // it is what the page is about
 let state = {};
 let shown = []; // places of the reviews that the filters leave, in the list's order
 
@@ -148,7 +148,7 @@ function readAddress() {
   for (const [key, allowed] of Object.entries(ALLOWED)) {
     if (allowed.includes(given.get(key))) read[key] = given.get(key);
   }
-  read.review = placeOf.get(Number(given.get("review") || NaN)) ?? null;
+  read.review = placeOf.get(Number(given.get("review") || NaN)) ?? DEFAULTS.review;
   if (read.review === null) read.view = "summary";
   return read;
 }
@@ -207,7 +207,7 @@ function showList() {
   for (const input of all("#filters input[type=radio]")) input.checked = input.value === state.result;
   for (const select of all("#filters select")) select.value = state[select.name];
   if ($("search").value !== state.q) $("search").value = state.q;
-  $("count").textContent = shown.length === reviews.length ? `${shown.length} reviews`
+  $("count").textContent = shown.length === reviews.length ? `${shown.length} review${shown.length === 1 ? "" : "s"}`
     : shown.length ? `${shown.length} of ${reviews.length} reviews` : "No review matches.";
   $("list").replaceChildren(...shown.map((place) => listRow(place, query)));
 }
@@ -319,7 +319,7 @@ function showReading() {
   showRows(method, rowNumber, units);
   const kinds = [["words", "w"], ["punctuation", "p"], ["[CLS]", "c"], ["[SEP]", "s"]];
   pairs($("shares"), kinds.map(([name, kind]) => [name, open.share(row, kind)]));
-  showStrongest(block);
+  showStrongest(block, method.number);
   for (const input of all("#units input")) input.checked = input.value === state.unit;
   drawn.unit = state.unit;
 }
@@ -385,10 +385,10 @@ function appendMarked(parent, start, end) {
   appendText(parent, text.slice(at, end));
 }
 
-function showStrongest(block) {
-  const text = (n) => open.review.text.slice(open[state.unit][n].start, open[state.unit][n].end);
-  $("strongest-title").textContent = state.unit === "words" ? "Strongest words" : "Strongest word pieces";
-  $("strongest").replaceChildren(...block.order.filter((n) => /[\p{L}\p{N}]/u.test(text(n))).slice(0, 8).map((n) => {
+function showStrongest(block, number) {
+  $("strongest-title").textContent = `${state.unit === "words" ? "Words" : "Word pieces"} with the largest ${number}`;
+  const words = block.order.filter((n) => /[\p{L}\p{N}]/u.test(block.names[n])).slice(0, 8);
+  $("strongest").replaceChildren(...words.map((n) => {
     const button = el("button", { class: "bar", type: "button" }, el("bdi", "", block.names[n]));
     button.style.setProperty("--share", Math.abs(block.weights[n] / block.weights[block.order[0]]));
     button.addEventListener("click", () => { $("text").focus(); pointAt(block, n); });

@@ -17,7 +17,7 @@ from bertlens.report.render import render_report
 from bertlens.system.escape import terminal_text
 from bertlens.system.files import relative
 
-MAX_TABLE_ROWS = 12
+MAX_TABLE_ROWS = 6
 
 
 def write_report(
@@ -31,9 +31,9 @@ def write_report(
     print_table: bool = False,
 ) -> Path:
     """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path."""
-    path = folder / "report.html"
-    table = Table("review", "label", "predicted", "confidence", Column("strongest words", no_wrap=True, ratio=1))
-    table.expand = True
+    path, console = folder / "report.html", Console()
+    columns = [Column(name, no_wrap=True, max_width=16) for name in ("review", "label", "predicted", "confidence")]
+    table = Table(*columns, Column("strongest words", no_wrap=True, ratio=1), box=None, pad_edge=False, expand=True)
 
     def add_rows(explained: Iterable[ExplainedReview]) -> Iterator[ExplainedReview]:
         for review in explained:
@@ -43,14 +43,15 @@ def write_report(
 
     explained = explainer.explain(reviews, every_layer=every_layer)
     render_report(
-        add_rows(track(explained, description="explain", total=len(reviews), transient=True)),
+        add_rows(
+            track(explained, description="explain", total=len(reviews), transient=True, disable=not console.is_terminal)
+        ),
         label_names=explainer.label_names,
         selection=selection,
         title="What the predictions rest on",
         facts=facts | {"written": f"{datetime.now():%Y-%m-%d %H:%M}"},
         path=path,
     )
-    console = Console()
     if print_table:
         console.print(table)
         if len(reviews) > MAX_TABLE_ROWS:

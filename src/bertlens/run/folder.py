@@ -8,9 +8,10 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import OmegaConf
 
+from bertlens.config import TrainConfig
 from bertlens.errors import InputError
 from bertlens.system import stopping
 from bertlens.system.files import atomic_write, relative
@@ -31,6 +33,7 @@ PACKAGES = ("bertlens", "torch", "pytorch-lightning", "torchmetrics", "tokenizer
 HYDRA_FOLDER = ".hydra"
 ERROR_SUFFIX = ".error.txt"
 OUTPUTS = Path("outputs")
+LATEST = "latest"  # in OUTPUTS: a link to the newest training run there
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Run:
     folder: Path
     overrides: list[str] = field(default_factory=list)  # typed for this run, and in a sweep what varies
     in_sweep: bool = False
+    number: int = 0  # of a job in its sweep
     stages: dict[str, Stage] = field(default_factory=dict)
     hydra: Any = None  # Hydra's own part of the configuration
     has_begun: bool = False
@@ -61,7 +65,8 @@ class Run:
         hydra = HydraConfig.get()
         overrides = [str(item) for item in cast(list[Any], OmegaConf.to_container(hydra.overrides.task, resolve=False))]
         in_sweep = hydra.mode == RunMode.MULTIRUN
-        return cls(Path(hydra.runtime.output_dir), overrides, in_sweep=in_sweep, hydra=hydra)
+        number = hydra.job.num if in_sweep else 0
+        return cls(Path(hydra.runtime.output_dir), overrides, in_sweep=in_sweep, number=number, hydra=hydra)
 
     @property
     def checkpoints(self) -> Path:
@@ -88,7 +93,8 @@ class Run:
             earlier = {name: written.get(name) for name in settings_that_matter(config)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
-        return bool(earlier == json.loads(json.dumps(settings_that_matter(config))))
+        now = settings_that_matter(config)
+        return json.dumps(earlier, sort_keys=True) == json.dumps(now, sort_keys=True)  # tells 1 from 1.0
 
     def keep(self) -> dict[str, Any]:
         """Leave a finished run as it is and return its metrics."""
@@ -120,6 +126,16 @@ class Run:
         for name, content in saved.items():
             with atomic_write(self.folder / HYDRA_FOLDER / f"{name}.yaml", "w") as file:
                 file.write(OmegaConf.to_yaml(content))
+        if isinstance(config, TrainConfig) and self.folder.absolute().is_relative_to(OUTPUTS.absolute()):
+            self._become_latest()
+
+    def _become_latest(self) -> None:
+        """Point `outputs/latest` to this run, where the file system has links."""
+        link = OUTPUTS / f".{LATEST}.{os.getpid()}"
+        with suppress(OSError):
+            link.symlink_to(os.path.relpath(self.folder, OUTPUTS), target_is_directory=True)
+            link.replace(OUTPUTS / LATEST)
+        link.unlink(missing_ok=True)
 
     def _holds_a_run(self) -> bool:
         return any((self.folder / name).exists() for name in ("checkpoints", "metrics.json", "report.html"))
@@ -176,39 +192,16 @@ def settings_of_the_steps(config: Any) -> dict[str, Any]:
     return {name: value for name, value in values(config).items() if known[name].affects == "steps"}
 
 
+def started_as(name: str) -> list[str]:
+    """Return how to start an entry point in the way this one was: by the console command, or as a script."""
+    if any(Path(part).stem == "bertlens" for part in sys.orig_argv[:2]):
+        return ["bertlens", name]
+    return ["python", relative(Path(sys.argv[0]).absolute().with_name(f"{name}.py"))]
+
+
 def is_main_process() -> bool:
     """Return whether this is the process that writes, of those that Lightning or a cluster started for one run."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-def find_checkpoint(given: str) -> Path:
-    """Return the checkpoint file that is meant by a file, a run's folder, or `latest`.
-
-    Raise `InputError` for a folder without a checkpoint.
-    """
-    path = Path(given).expanduser()
-    if given == "latest":
-        found = [*OUTPUTS.glob("train/*/*/checkpoints"), *OUTPUTS.glob("sweeps/*/*/*/checkpoints")]
-        newest = max(found, key=lambda folder: folder.stat().st_mtime, default=None)
-        if newest is None:
-            raise InputError("checkpoint=latest: no run in outputs/ has a checkpoint; train first, or give a path")
-        path = newest.parent
-    if not path.is_dir():
-        return path
-    folder = path if path.name == "checkpoints" else path / "checkpoints"
-    for name in (_kept(folder.parent), "best", "last"):
-        if (folder / f"{name}.ckpt").is_file():
-            return folder / f"{name}.ckpt"
-    raise InputError(f"checkpoint={given}: a folder without checkpoints/best.ckpt; give a run's folder or a .ckpt file")
-
-
-def _kept(folder: Path) -> str:
-    """Return which checkpoint a run has tested: best, unless its metrics.json says last."""
-    try:
-        settings = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["settings"]
-        return "last" if settings["checkpoint.keep"] == "last" else "best"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "best"
 
 
 def environment() -> dict[str, Any]:

@@ -1,45 +1,72 @@
-"""What a run tells its user: in the terminal what is trained and what came out, in TensorBoard the rest."""
+"""What a run tells its user in the terminal: what it is about to do, what came out, and what to type next."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import shlex
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
-from rich.table import Table
-from torch import Tensor
+from rich.table import Column, Table
 
 from bertlens.config import TrainConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.explanations.explainer import Explainer
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.report.figures import figures
 from bertlens.report.write import write_run_report
-from bertlens.run.folder import Run, settings_that_matter
-from bertlens.system.escape import one_line_of, terminal_text
+from bertlens.run.folder import Run, settings_that_matter, started_as
+from bertlens.run.tensorboard import log_hyperparameters, log_test
+from bertlens.system.escape import one_line_of
 from bertlens.system.files import relative
+from bertlens.system.wording import count_of, duration
+from bertlens.training.callbacks import describe_kept, history
 from bertlens.training.module import ReviewModule
 
+log = logging.getLogger(__name__)
 
-class RunTensorBoard(TensorBoardLogger):
-    """TensorBoard in the run's folder, in one event file: fitting, testing and what is logged after both.
+LABEL_WIDTH = 10
 
-    The run is then named by its folder, which in a sweep is named by what varies.
-    """
 
-    def __init__(self, save_dir: str, **options: Any) -> None:
-        super().__init__(save_dir, name="", version="", default_hp_metric=False, **options)
+def print_opening(run: Run, config: TrainConfig, classifier: ReviewClassifier, data: ReviewDataModule) -> None:
+    """Print what a run is about to do; `build.use_features` adds what it finds in the store."""
+    parts = list(classifier.parts())
+    trained = [part for part in parts if part.trained]
+    names = " to ".join(dict.fromkeys((trained[0].name, trained[-1].name)))
+    num_trained, num_all = (sum(part.num_parameters for part in some) for some in (trained, parts))
+    layers = f"{count_of(classifier.num_layers, 'layer')}, {classifier.head.in_features} wide"
+    reviews = ", ".join(f"{len(pieces):,} {split}" for split, pieces in data.pieces.items())
+    reviews += f" ({one_line_of(', '.join(data.label_names))})"
+    say_once(run, "model", f"{Path(config.model.pretrained).name}: {layers}")
+    say_once(run, "reviews", textwrap.shorten(reviews, 80 - LABEL_WIDTH, placeholder=" …"))
+    say_once(run, "trained", f"{num_trained:,} of {num_all:,} parameters ({names})")
+    say_once(run, "results", relative(run.folder.parent if run.in_sweep else run.folder))
+    if log.isEnabledFor(logging.DEBUG):  # hydra.verbose=true
+        print_table({p.name: {"parameters": f"{p.num_parameters:,}", "trained": str(p.trained)} for p in parts})
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Flush instead of closing the file, which Lightning does after fitting: testing would open another one."""
-        self.experiment.flush()
 
-    @rank_zero_only
-    def save(self) -> None:
-        """Do not write hparams.yaml beside .hydra/config.yaml, which has every setting."""
+def say_once(run: Run, label: str, text: str) -> None:
+    """Print a line that a run opens with; of a sweep's jobs only the first one prints it."""
+    if run.number == 0:
+        say(label, text)
+
+
+@rank_zero_only
+def say(label: str, text: str) -> None:
+    """Print a line after its label. A long one is not broken: it may hold a path."""
+    print(f"{label:<{LABEL_WIDTH}}{one_line_of(text)}", flush=True)
+
+
+@rank_zero_only
+def print_table(rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Print cells by row and column name."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table("", *(Column(name, justify="right") for name in columns), box=None, pad_edge=False)
+    for name, row in rows.items():
+        table.add_row(f"{name:<{LABEL_WIDTH}}", *(row.get(column, "") for column in columns))
+    Console().print(table)
 
 
 def write_run(
@@ -52,15 +79,24 @@ def write_run(
     metrics: Mapping[str, Any],
 ) -> None:
     """Log, write and print what came out of a training run."""
-    loggers, step = module.trainer.loggers, module.trainer.global_step
+    trainer = module.trainer
+    step = trainer.global_step if module.last_step is None else module.last_step
     if config.test:
         _, labels, probabilities = module.test_result
-        log_test(loggers, labels, probabilities, info.label_names, step=step)
-    log_hyperparameters(loggers, run.overrides, metrics, step=step)
+        log_test(trainer.loggers, labels, probabilities, info.label_names, step=step)
+    log_hyperparameters(trainer.loggers, run.overrides, metrics, step=step)
     if config.report:
-        write_sample_report(run, info, classifier, data, module, facts={"run": str(run.folder)})
-    settings = settings_that_matter(config)
-    print_result(run.write_metrics(metrics, seed=config.seed, settings=settings), run.folder)
+        facts = info.facts(epoch=module.epoch or trainer.current_epoch) | {"run": str(run.folder)}
+        write_sample_report(run, info, classifier, data, module, facts=facts)
+    more = {"history": history(trainer), "seed": config.seed, "settings": settings_that_matter(config)}
+    written = run.write_metrics(metrics, **more)
+    if run.in_sweep:
+        shown = [f"{name} {value:.3f}" for name, value in metrics.items() if name.endswith("/accuracy")]
+        say("finished", ", ".join([*shown, duration(sum(written["seconds"].values()))]))
+        return
+    say("kept", describe_kept(trainer, config.checkpoint.keep))
+    print_result(written, run.folder)
+    print_next(run)
 
 
 def write_sample_report(
@@ -78,78 +114,25 @@ def write_sample_report(
     write_run_report(run.folder, explainer, data.reviews["test"], predictions, facts=facts)
 
 
-@rank_zero_only
-def print_parts(classifier: ReviewClassifier) -> None:
-    """Print what is trained: N of M parameters, by part."""
-    parts = list(classifier.parts())
-    trained = sum(part.num_parameters for part in parts if part.trained)
-    table = Table()
-    table.add_column("part")
-    table.add_column("parameters", justify="right")
-    table.add_column("trained")
-    for part in parts:
-        table.add_row(part.name, f"{part.num_parameters:,}", "yes" if part.trained else "frozen")
-    console = Console()
-    console.print(f"{trained:,} of {sum(part.num_parameters for part in parts):,} parameters are trained")
-    console.print(table)
-
-
-@rank_zero_only
 def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
-    """Print the metrics and the seconds of each stage."""
-    table = Table(title="result")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    """Print the metrics by stage, the time and speed of each stage, and where the results are."""
+    metrics: dict[str, dict[str, str]] = {}
     for name, value in written["metrics"].items():
-        table.add_row(name, f"{value:.4f}")
-    for stage, seconds in written["seconds"].items():
-        speed = written["reviews_per_second"].get(stage)
-        table.add_row(f"{stage}, seconds", f"{seconds:.1f}" + (f" ({speed:,.0f} reviews/s)" if speed else ""))
-    console = Console()
-    console.print(table)
-    console.print(terminal_text(relative(run_folder)), soft_wrap=True)
+        stage, _, metric = name.replace("val/", "validation/").replace("_", " ").rpartition("/")
+        metrics.setdefault(stage, {})[metric] = f"{value:.4f}"
+    print_table(metrics)
+    times = {stage: duration(seconds) for stage, seconds in written["seconds"].items()}
+    times["total"] = duration(sum(written["seconds"].values()))
+    print_table({"time": times, "reviews/s": {name: f"{n:,.0f}" for name, n in written["reviews_per_second"].items()}})
+    say("results", relative(run_folder))
 
 
-@rank_zero_only
-def log_hyperparameters(
-    loggers: Sequence[Logger], overrides: Sequence[str], metrics: Mapping[str, Any], *, step: int
-) -> None:
-    """Log what was typed for this run beside its metrics: in TensorBoard, the HPARAMS tab.
-
-    Only what was typed: the tab shows a column per key, and what all runs have in common would hide the rest.
-    """
-    typed = {}
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        typed[one_line_of(key)] = _number_or_text(value)
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(typed, {name: float(value) for name, value in metrics.items()}, step=step)
-            logger.experiment.flush()
-        else:
-            logger.log_hyperparams(typed)
-
-
-def _number_or_text(value: str) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        return one_line_of(value)
-
-
-@rank_zero_only
-def log_test(
-    loggers: Sequence[Logger], labels: Tensor, probabilities: Tensor, label_names: Sequence[str], *, step: int
-) -> None:
-    """Log PR curves and the figures of the test split to TensorBoard. labels [R], probabilities [R, C]."""
-    for logger in loggers:
-        if not isinstance(logger, TensorBoardLogger):
-            continue
-        writer = logger.experiment
-        for index, name in enumerate(label_names):
-            if len(label_names) > 2 or index == 1:
-                # a folder of its own: a class may be named like a metric
-                writer.add_pr_curve(f"test_pr/{one_line_of(name)}", labels == index, probabilities[:, index], step)
-        for name, figure in figures(labels, probabilities, label_names).items():
-            writer.add_figure(f"test_figures/{name}", figure, step)
-        writer.flush()
+def print_next(run: Run) -> None:
+    """Print the commands that go on from a training run, as they can be typed in the current folder."""
+    folder, given = relative(run.folder), [typed for typed in run.overrides if typed.startswith("cache_dir=")]
+    commands = [[*started_as(name), f"checkpoint={folder}", *given] for name in ("evaluate", "visualize")]
+    commands = commands if run.last_checkpoint.is_file() else []
+    if any(run.folder.glob("events.*")):
+        commands.append(["tensorboard", "--logdir", folder])
+    for label, command in zip(("next", "", ""), commands, strict=False):
+        say(label, shlex.join(command))

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bertlens.run.folder import ERROR_SUFFIX, HYDRA_FOLDER
-from bertlens.system.escape import csv_row, csv_text, terminal_text
+from bertlens.system.escape import csv_row, csv_text, one_line_of, terminal_text
 from bertlens.system.files import atomic_write, relative
+from bertlens.system.wording import count_of
 
 # chosen by validation: choosing by the test reviews would make their figure too good
 RANKED_BY = "val/accuracy"
@@ -32,7 +37,11 @@ class NoteSweep(Callback):
 
 
 def write_table(folder: Path) -> bool:
-    """Print the table of the sweep in `folder` and write `sweep.csv`. Return whether every job succeeded."""
+    """Print the table of the sweep in `folder` and write `sweep.csv`. Return whether every job succeeded.
+
+    Only the keys that vary are printed. Where `seed` is one of them, there is also the mean and the standard deviation
+    over the seeds, for each choice of the other keys.
+    """
     rows = sorted(read_jobs(folder), key=lambda row: -row.get(RANKED_BY, -1.0))
     if not rows:
         return True
@@ -41,18 +50,59 @@ def write_table(folder: Path) -> bool:
         writer = csv.DictWriter(file, fieldnames=[csv_text(name) for name in columns])
         writer.writeheader()
         writer.writerows(map(csv_row, rows))
-    # sweep.csv also has what all runs have in common
-    varying = [name for name in columns if len(rows) == 1 or len({str(row.get(name)) for row in rows}) > 1]
-    columns = [name for name in columns if name in SHOWN or (name in varying and name != "run")]
-    table = Table(title=f"{len(rows)} runs, best validation accuracy first")
-    for name in columns:
-        table.add_column(terminal_text(name), justify="right" if name in SHOWN or name == "seconds" else "left")
+    done = [row for row in rows if "seconds" in row]
+    if done:
+        _print_jobs(folder, done, columns)
+    print()
     for row in rows:
-        table.add_row(*(terminal_text(_shown(row.get(name, ""))) for name in columns))
-    console = Console()
-    console.print(table)
-    console.print(terminal_text(relative(folder / "sweep.csv")), soft_wrap=True)
+        if "error" in row:
+            print(one_line_of(f"failed: {row['run']}: {row['error']}"))
+    print(one_line_of(relative(folder / "sweep.csv")))
     return not any("error" in row for row in rows)
+
+
+def _print_jobs(folder: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Print the jobs that were measured, without what they have in common, and log them to TensorBoard."""
+    from bertlens.run.tensorboard import log_sweep_table  # imports torch
+
+    measured = [name for name in (*SHOWN, "seconds") if name in columns]
+    given = [name for name in columns if name not in ("run", "error", *measured)]
+    varying = [name for name in given if len({row.get(name) for row in rows}) > 1]
+    keys, others = varying or ["run"], [name for name in varying if name != "seed"]
+    cells = _cells(rows, keys, measured)
+    log_sweep_table(folder, [*keys, *measured], cells, keys=varying)
+    _print_table(f"{count_of(len(rows), 'run')}, best validation accuracy first", [*keys, *measured], cells)
+    if "seed" in varying:
+        title = "mean and standard deviation over the seeds"
+        _print_table(title, [*others, *SHOWN], _cells(rows, others, SHOWN))
+
+
+def _cells(rows: list[dict[str, Any]], keys: Sequence[str], measured: Sequence[str]) -> list[list[str]]:
+    """Return a row of cells for each choice of the keys, best first; of several runs, mean and standard deviation."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(str(row.get(name, "")) for name in keys), []).append(row)
+    ranked = sorted(groups.items(), key=lambda group: -statistics.fmean(row.get(RANKED_BY, -1) for row in group[1]))
+    return [
+        [*chosen, *(_figure([row[name] for row in group if name in row], name) for name in measured)]
+        for chosen, group in ranked
+    ]
+
+
+def _figure(values: list[float], name: str) -> str:
+    shown = [statistics.fmean(values), statistics.stdev(values)] if len(values) > 1 else values
+    return " ± ".join(f"{value:.{1 if name == 'seconds' else 4}f}" for value in shown)
+
+
+def _print_table(title: str, columns: Sequence[str], cells: list[list[str]]) -> None:
+    print(f"\n{title}:\n")
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        # over several lines: 80 columns are few
+        table.add_column(Text(re.sub("[./]", r"\g<0>\n", one_line_of(name))), no_wrap=name in SHOWN)
+    for row in cells:
+        table.add_row(*map(terminal_text, row))
+    Console().print(table)
 
 
 def read_jobs(folder: Path) -> list[dict[str, Any]]:
@@ -77,9 +127,3 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
             row["error"] = "did not finish"
         rows.append(row)
     return rows
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}" if value < 10 else f"{value:.1f}"
-    return str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-ANSWER_SECONDS = 3  # how long the hub may take to answer the first request
+ANSWER_SECONDS = 2  # how long the hub may take to answer the first request
 CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
 
 

@@ -71,7 +71,9 @@ def generated(name: str, fields: list[tuple[str, Any, Any]], *, module: str, bas
     return made
 
 
-def overriding(settings: type, *names: str, otherwise: str, name: str, module: str) -> type:
+def overriding(
+    settings: type, *names: str, otherwise: str, bases: tuple[type, ...] = (), name: str, module: str
+) -> type:
     """Return a settings class with some keys of another one, each optional: null means `otherwise`."""
     hints = typing.get_type_hints(settings)
     fields = [
@@ -79,11 +81,11 @@ def overriding(settings: type, *names: str, otherwise: str, name: str, module: s
         for field in dataclasses.fields(settings)
         if field.name in names
     ]
-    return generated(name, fields, module=module)
+    return generated(name, fields, bases=bases, module=module)
 
 
 def _optional(key: Key, otherwise: str) -> Any:
-    meaning = f"{key.meaning.removesuffix('; null: all')}; null: {otherwise}"
+    meaning = f"{key.meaning.partition('; null:')[0]}; null: {otherwise}"
     return dataclasses.field(default=None, metadata={"key": dataclasses.replace(key, meaning=meaning)})
 
 

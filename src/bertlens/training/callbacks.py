@@ -2,21 +2,26 @@
 
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from bertlens.errors import InputError
-from bertlens.model.checkpoint import read_raw
+from bertlens.model.checkpoint import epoch_of, read_raw
 from bertlens.system import stopping
 from bertlens.system.files import atomic_write
+from bertlens.system.wording import duration
 from bertlens.training.metrics import StageMetrics
+from bertlens.training.module import ReviewModule
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +55,7 @@ def kept_checkpoint(trainer: pl.Trainer, keep: str) -> Path | None:
     best, last = _find(trainer, BestCheckpoint), _find(trainer, LastCheckpoint)
     if best is None or last is None:
         return None
-    if keep == "last":
-        return last.path
-    if not best.best_model_path:
-        log.info("no epoch was validated: last.ckpt is tested")
+    if keep == "last" or not best.best_model_path:
         return last.path
     if _find(trainer, StochasticWeightAveraging):
         log.warning(
@@ -62,13 +64,33 @@ def kept_checkpoint(trainer: pl.Trainer, keep: str) -> Path | None:
     return Path(best.best_model_path)
 
 
-def load_weights(module: pl.LightningModule, path: Path) -> None:
-    """Put the weights of a checkpoint into a module.
+def describe_kept(trainer: pl.Trainer, keep: str) -> str:
+    """Return which weights a fit has kept, and why."""
+    best = _find(trainer, BestCheckpoint)
+    if best is None:
+        return "nothing (this run writes no checkpoints)"
+    if keep == "last" or not best.best_model_path:
+        return "the last step (" + ("checkpoint.keep=last)" if keep == "last" else "no epoch was validated)")
+    is_tie = [row.get("val/accuracy") for row in history(trainer)].count(float(best.best_model_score or 0)) > 1
+    reason = "best validation accuracy" + (", tie broken by the loss" if is_tie else "")
+    return f"epoch {read_raw(Path(best.best_model_path))['epoch'] + 1} of {trainer.current_epoch} ({reason})"
+
+
+def history(trainer: pl.Trainer) -> list[dict[str, float]]:
+    """Return the metrics of each epoch of a fit, also of those before it was resumed."""
+    lines = _find(trainer, EpochLines)
+    return [] if lines is None else lines.history
+
+
+def load_weights(module: ReviewModule, path: Path) -> None:
+    """Put the weights of a checkpoint into a module, with the number of their last step as loggers count: from 0.
 
     Not `Trainer.test(ckpt_path=...)`: that restores callbacks, of which one that averages weights replaces the averaged
     ones by those of the last step.
     """
-    module.load_state_dict(read_raw(path)["state_dict"])
+    checkpoint = read_raw(path)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.last_step, module.epoch = checkpoint["global_step"] - 1, epoch_of(checkpoint)
 
 
 def _find(trainer: pl.Trainer, kind: type[Found]) -> Found | None:
@@ -77,7 +99,7 @@ def _find(trainer: pl.Trainer, kind: type[Found]) -> Found | None:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep `best.ckpt`, of the epoch with the best validation accuracy.
+    """Keep `best.ckpt`, of the epoch with the best validation accuracy, and of equal ones the lowest validation loss.
 
     A run that is resumed in another folder copies the best one so far: else a worse epoch would count as the best.
     """
@@ -85,6 +107,17 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, *, resumed: Path | None) -> None:
         super().__init__(folder, filename="best", monitor="val/accuracy", mode="max", enable_version_counter=False)
         self.resumed = resumed
+        self.best_loss = float("-inf")
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        loss = float(trainer.callback_metrics.get("val/loss", float("nan")))
+        is_tie = current is not None and bool(current == self.best_model_score)
+        is_better = super().check_monitor_top_k(trainer, current) or (is_tie and loss < self.best_loss)
+        self.best_loss = loss if is_better else self.best_loss
+        return is_better
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"best_loss": self.best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         moved = state_dict["dirpath"] != self.dirpath
@@ -103,6 +136,7 @@ class BestCheckpoint(ModelCheckpoint):
                 "best_k_models": {str(own): state_dict["best_model_score"]},
             }
         super().load_state_dict(state_dict)
+        self.best_loss = state_dict.get("best_loss", float("-inf"))  # earlier versions kept the first of equal ones
 
 
 class LastCheckpoint(Checkpoint):
@@ -198,34 +232,76 @@ def _can_resume_here(trainer: pl.Trainer, batch_idx: int) -> bool:
     return not trainer.val_check_batch or batches % trainer.val_check_batch != 0
 
 
-class IterationLines(pl.Callback):
-    """Print the notebook's line every few iterations: loss, seconds and batch accuracy."""
+class EpochLines(pl.Callback):
+    """Print a line after each epoch, and the notebook's line every few iterations. Keep the metrics of each epoch."""
 
-    def __init__(self, *, every: int) -> None:
+    def __init__(self, *, every: int | None) -> None:
         self.every = every
-        self._since = 0.0
+        self.history: list[dict[str, float]] = []
+        self._epoch_began = self._since = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-        self._since = time.perf_counter()
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % self.every:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = list(state_dict["history"])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self._epoch_began = self._since = time.perf_counter()
+        module.measured.clear()  # not every epoch is validated
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.every is None or (batch_idx + 1) % self.every:
             return
         now = time.perf_counter()
-        self._print(
+        print_above_bar(
             f"iteration {trainer.global_step} || loss: {outputs['loss'].item():.4f} || "
             f"{self.every} iterations: {now - self._since:.1f} s || "
             f"batch accuracy: {outputs['accuracy'].item():.4f}"
         )
         self._since = now
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = trainer.callback_metrics
-        self._print(f"validation || loss: {values['val/loss']:.4f} || accuracy: {values['val/accuracy']:.4f}")
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        # the module logs these after this call; torchmetrics computes them once
+        metrics = module.metrics["train_metrics"].compute() | module.measured
+        row = {"epoch": trainer.current_epoch + 1} | {name: value.item() for name, value in metrics.items()}
+        self.history.append(row)
+        validated = "; validation loss {val/loss:.3f}, accuracy {val/accuracy:.3f}" if "val/loss" in row else ""
+        took = duration(time.perf_counter() - self._epoch_began)
+        print_above_bar(f"{_epoch_of(trainer)}: loss {row['train/loss']:.3f}{validated.format_map(row)}; {took}")
 
-    @rank_zero_only
-    def _print(self, line: str) -> None:
+
+@rank_zero_only
+def print_above_bar(line: str) -> None:
+    with Tqdm.external_write_mode():  # clears a progress bar and draws it again
         print(line, flush=True)
+
+
+def _epoch_of(trainer: pl.Trainer) -> str:
+    last = trainer.max_epochs or -1
+    return f"epoch {trainer.current_epoch + 1}" + (f"/{last}" if last > 0 else "")
+
+
+class OneLineBar(TQDMProgressBar):
+    """Show one line, which tqdm cuts to the terminal's width: epoch, share, time left, loss, validation accuracy."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        shown = "{desc}{percentage:3.0f}% |{bar}| {remaining} left{postfix}"
+        options: dict[str, Any] = {"leave": False, "position": 0, "dynamic_ncols": True, "bar_format": shown}
+        return Tqdm(disable=self.is_disabled, file=sys.stdout, **options)
+
+    init_validation_tqdm = init_test_tqdm = init_train_tqdm
+
+    def on_exception(self, *_: Any) -> None:
+        for name in ("train_progress_bar", "val_progress_bar", "test_progress_bar"):
+            with suppress(TypeError):  # there is none yet
+                getattr(self, name).close()  # clears the line for the error's
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(_epoch_of(trainer))
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        logged = trainer.progress_bar_metrics
+        shown = {"train/loss_step": "loss", "val/accuracy": "validation accuracy"}
+        return {label: f"{logged[name]:.3f}" for name, label in shown.items() if name in logged}

@@ -12,9 +12,20 @@ from torchmetrics.classification import (
     MulticlassCalibrationError,
     MulticlassF1Score,
 )
+from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities.data import dim_zero_cat
 
 NUM_CALIBRATION_BINS = 10
+
+
+class PresentClassesAUROC(MulticlassAUROC):
+    """The mean AUROC of the classes that a split has; torchmetrics counts a class without reviews as 0."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # as of torchmetrics' own class
+        probabilities, labels = dim_zero_cat(self.preds), dim_zero_cat(self.target)
+        present = sorted(set(labels.tolist()))
+        each = [binary_auroc(probabilities[:, label], (labels == label).long()) for label in present]
+        return torch.stack(each).mean()
 
 
 class StageMetrics(MetricCollection):
@@ -26,7 +37,7 @@ class StageMetrics(MetricCollection):
             "loss": MeanMetric(nan_strategy=float("nan")),
             "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),  # over all reviews
             "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),  # the mean over classes
-            "auroc": MulticlassAUROC(num_classes, average="macro", validate_args=False),
+            "auroc": PresentClassesAUROC(num_classes, validate_args=False),
         }
         if stage == "test":
             chosen["calibration_error"] = MulticlassCalibrationError(

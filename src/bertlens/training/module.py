@@ -7,7 +7,7 @@ Shapes: B reviews, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytorch_lightning as pl
 import torch
@@ -56,8 +56,17 @@ class ReviewModule(pl.LightningModule):
         self.predictions = Predictions()
         self.measured: dict[str, Tensor] = {}  # the last value of each metric
         self.num_reviews = {"train": 0, "test": 0}  # of all processes, in this run
+        self.last_step: int | None = None  # of the weights that are tested, if they come from a checkpoint
+        self.epoch: int | None = None  # theirs as well, counted from 1
         self._unchecked_losses: list[tuple[str, Tensor]] = []
         self._resumed: dict[str, Any] | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> NoReturn:
+        """Raise `InputError`: a checkpoint lacks the published weights, which `bertlens.load` finds."""
+        raise InputError(
+            f"{checkpoint_path} holds only what was trained: use bertlens.load({str(checkpoint_path)!r}).module"
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits [B, C]."""
@@ -139,7 +148,11 @@ class ReviewModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
-        self.test_result = self.predictions.compute()  # rows [R], labels [R], probabilities [R, C]
+        if self.last_step is not None:
+            self.log("step", float(self.last_step), sync_dist=True)  # where Lightning then puts what else is logged
+        rows, labels, probabilities = self.predictions.compute()
+        # rows [R], labels [R], probabilities [R, C]; torchmetrics makes a scalar of one row
+        self.test_result = rows.view(-1), labels.view(-1), probabilities
         self.num_reviews["test"] = len(self.test_result[0])
 
     def configure_optimizers(self) -> Any:

@@ -1,5 +1,6 @@
 """The optimizer's parameter groups and the schedules of the learning rate."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from bertlens.training.settings import OptimizerSettings
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda remaining: 1.0,
     "linear": lambda remaining: remaining,
+    "cosine": lambda remaining: (1 - math.cos(math.pi * remaining)) / 2,  # Loshchilov & Hutter 2017, one period
 }
 
 
@@ -27,7 +29,8 @@ def build_optimizer(
     encoder = [parameter for parameter in model.bert.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": encoder, "lr": settings.lr, "name": "encoder"}] if encoder else []
     groups.append({"params": list(model.head.parameters()), "lr": head_lr, "name": "head"})
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=fused or None)
+    eps = max(1e-8, torch.finfo(model.head.weight.dtype).tiny)  # torch's own is 0 in half precision
+    return torch.optim.AdamW(groups, eps=eps, weight_decay=settings.weight_decay, fused=fused or None)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, num_steps: int) -> LambdaLR:

@@ -22,8 +22,8 @@ class OptimizerSettings:
     weight_decay: float = setting(0.0, "decoupled weight decay (AdamW); 0 is Adam", at_least=0, affects="steps")
     schedule: str = setting(
         "constant",
-        "constant, or linear: down to 0 at the last step",
-        choices=("constant", "linear"),
+        "constant, or down to 0 at the last step: linear, or cosine (half a period)",
+        choices=("constant", "linear", "cosine"),
         affects="steps",
     )
     warmup: float = setting(
@@ -68,6 +68,7 @@ MEANINGS = {
     "max_epochs": "epochs: how often each training review is seen",
     "devices": "how many devices, which (a list), or auto",
     "precision": "of the trained part: 32-true, bf16-mixed, 16-mixed",
+    "limit_train_batches": "batches per epoch: 1 is one batch, 1.0 is all, 0.1 a tenth",
 }
 PLAIN_TYPES = {"int": int, "bool": bool, "str": str}
 
@@ -116,7 +117,7 @@ def _type_and_key(name: str, default: ast.expr, annotation: str) -> tuple[Any, A
     if inner != annotation and kind is not Any:
         kind = kind | None
     affects: Affects = "nothing" if name in WITHOUT_EFFECT else "results" if name in WITHOUT_STEPS else "steps"
-    meaning = MEANINGS.get(name, f"Lightning: {annotation}")
+    meaning = MEANINGS.get(name, "passed to Lightning's Trainer" + (f": {annotation}" if kind is Any else ""))
     return kind, setting(ast.literal_eval(default), meaning, affects=affects, **RANGES.get(name, {}))
 
 

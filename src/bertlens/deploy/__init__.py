@@ -1,0 +1,1 @@
+"""A trained classifier where it is used."""

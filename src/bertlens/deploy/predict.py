@@ -1,0 +1,98 @@
+"""A trained classifier in Python: `bertlens.load(path)` predicts and explains texts, on the CPU.
+
+Left out: labels and metrics, which `evaluate.py` measures.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from bertlens.errors import InputError
+from bertlens.explanations.explainer import ExplainedReview, Explainer, ReviewToExplain
+from bertlens.explanations.selection import check_texts
+from bertlens.model.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, restore
+from bertlens.report.notebook import Explanation
+from bertlens.system.escape import one_line_of
+from bertlens.training.module import ReviewModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The class that a classifier gives a text."""
+
+    label: str
+    confidence: float  # the label's probability
+    probabilities: dict[str, float]  # of each class, by its name
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.label!r}, confidence={self.confidence:.3f})"
+
+
+class LoadedClassifier:
+    """A checkpoint's classifier. A text gives one result, a list of texts a list of results, in its order.
+
+    `predict` and `explain` raise `InputError` for a text that is empty or without a known word piece.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.classifier, self.tokenizer = restore(checkpoint)
+        self.label_names = checkpoint.info.label_names
+
+    @cached_property
+    def module(self) -> ReviewModule:
+        """The LightningModule, in eval mode, as `Trainer.test` takes it."""
+        record = self.checkpoint.info.to_dict(whole_model=False)
+        return ReviewModule(self.classifier, label_names=self.label_names, record=record).eval()
+
+    def predict(self, texts: str | list[str]) -> Any:
+        """Return a text's `Prediction`, or a list of them for a list of texts."""
+        return self._map(texts, self._prediction)
+
+    def _prediction(self, read: ExplainedReview) -> Prediction:
+        probabilities = dict(zip(self.label_names, read.probabilities.tolist(), strict=True))
+        label = self.label_names[read.predicted]
+        return Prediction(label=label, confidence=read.confidence, probabilities=probabilities)
+
+    def explain(self, texts: str | list[str]) -> Any:
+        """Return a text's `Explanation`, or a list of them for a list of texts."""
+        names, facts = self.label_names, self.checkpoint.facts()
+        return self._map(texts, lambda read: Explanation(**vars(read), label_names=names, facts=facts))
+
+    def _map(self, texts: str | list[str], make: Callable[[ExplainedReview], Any]) -> Any:
+        """Read the texts, those of similar length together, and make a result of each."""
+        given = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
+        if others := [text for text in given if not isinstance(text, str)]:
+            raise InputError(f"{others[0]!r} is no text: give a text, or a list of texts")
+        check_texts(given, self.tokenizer)
+        reviews = [ReviewToExplain(index=index, text=text) for index, text in enumerate(given)]
+        reviews.sort(key=lambda review: len(review.text))
+        explainer = Explainer(self.classifier, self.tokenizer, self.checkpoint.info)
+        made = {review.index: make(review) for review in explainer.explain(reviews)}
+        return made[0] if isinstance(texts, str) else [made[index] for index in range(len(given))]
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self.checkpoint.facts().items())
+        return one_line_of(f"LoadedClassifier({facts}; labels {', '.join(self.label_names)})")
+
+
+def load(path: str | Path) -> LoadedClassifier:
+    """Load the classifier in a checkpoint file, in a run's folder, or of the newest training run (`latest`).
+
+    Raises `InputError` for a checkpoint that is not there or cannot be read.
+    """
+    return LoadedClassifier(read_checkpoint(find_checkpoint(path).resolve()))
+
+
+def explain(text: str, *, checkpoint: str | Path) -> Explanation:
+    """Explain the prediction for a text by a checkpoint, which stays loaded until another one is given."""
+    path = find_checkpoint(checkpoint).resolve()
+    explanation: Explanation = _load_once(path, path.stat().st_mtime_ns if path.exists() else 0).explain(text)
+    return explanation
+
+
+@lru_cache(maxsize=1)  # a notebook explains many texts with the same checkpoint
+def _load_once(path: Path, _changed_ns: int) -> LoadedClassifier:
+    return load(path)
