@@ -71,7 +71,7 @@ class TrainConfig(EveryConfig):
             )
         if trainer.overfit_batches and (trainer.limit_train_batches is not None or trainer.fast_dev_run):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
-        if data.source == "files" and data.test_file is None and not data.test_fraction and (self.test or self.report):
+        if not data.has_test_reviews and (self.test or self.report):
             yield "data.test_fraction=0: name data.test_file, or measure no test reviews (test=false report=false)"
         if self.resume is not None and self.overwrite:
             yield "resume and overwrite=true exclude each other: go on with a run, or replace it"

@@ -44,9 +44,12 @@ def test_a_file_of_ones_own_is_enough(own_run, run_task, evaluate, tmp_path):
     assert 0 < json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]["test/auroc"] <= 1
 
 
-def test_no_test_reviews_are_needed_where_none_are_measured(own_run, run_task, evaluate, tmp_path):
+def test_no_test_reviews_are_needed_where_none_are_measured(own_run, run_task, evaluate, tmp_path, capsys):
     metrics = run_task("train", tmp_path / "run", *own_run, "test=false", "trainer.max_epochs=1")
     assert list(metrics) == ["val/accuracy"]
+    printed = capsys.readouterr().out
+    assert "evaluate.py" not in printed
+    assert "'text=a text of your own'" in printed
     with pytest.raises(InputError, match=r"data\.test_file is missing"):
         evaluate("again")
     assert "test/accuracy" in evaluate("other", f"data.test_file={tmp_path / 'own.csv'}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from bertlens.errors import InputError
 from bertlens.system.escape import one_line_of
@@ -33,6 +33,8 @@ def one_line(error: BaseException, schema: type | None = None) -> str:
         known = keys(schema) if schema is not None else {}
         if type(wrong).__name__ in ("ConfigAttributeError", "ConfigKeyError") and key not in known:
             text = no_such_key(key, list(known))
+        elif isinstance(wrong, MissingMandatoryValue):
+            text = f"{key}: it needs a value ({known[key].meaning}); write {key}=VALUE"
         elif "is not Optional" in str(wrong):
             text = f"{key}=null: it needs a value; give one, or leave {key} out"
         else:

@@ -73,6 +73,10 @@ class DataSettings:
         """Word pieces to which every review is padded; None: to the longest of its batch."""
         return self.max_length if self.padding == "max_length" else None
 
+    @property
+    def has_test_reviews(self) -> bool:
+        return self.source != "files" or self.test_file is not None or self.test_fraction > 0
+
     def conflicts(self, prefix: str = "data.") -> Iterator[str]:
         files = {key: getattr(self, key) for key in ("train_file", "validation_file", "test_file")}
         named = [f"{prefix}{key}" for key, value in files.items() if value is not None]

@@ -96,7 +96,7 @@ def write_run(
         return
     say("kept", describe_kept(trainer, config.checkpoint.keep))
     print_result(written, run.folder)
-    print_next(run)
+    print_next(run, has_test_reviews=info.data.has_test_reviews)
 
 
 def write_sample_report(
@@ -127,10 +127,11 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
     say("results", relative(run_folder))
 
 
-def print_next(run: Run) -> None:
+def print_next(run: Run, *, has_test_reviews: bool) -> None:
     """Print the commands that go on from a training run, as they can be typed in the current folder."""
     folder, given = relative(run.folder), [typed for typed in run.overrides if typed.startswith("cache_dir=")]
-    commands = [[*started_as(name), f"checkpoint={folder}", *given] for name in ("evaluate", "visualize")]
+    evaluate, visualize = ([*started_as(name), f"checkpoint={folder}", *given] for name in ("evaluate", "visualize"))
+    commands = [evaluate, visualize] if has_test_reviews else [[*visualize, "text=a text of your own"]]
     commands = commands if run.last_checkpoint.is_file() else []
     if any(run.folder.glob("events.*")):
         commands.append(["tensorboard", "--logdir", folder])
