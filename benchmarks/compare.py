@@ -2,6 +2,10 @@
 
     python benchmarks/compare.py --reviews ../imdb --out benchmarks/results/compare_cpu.json
 
+With --accuracy, only the test accuracy, each method once, on more reviews. Begun again, it measures what is missing:
+
+    python benchmarks/compare.py --reviews ../imdb --accuracy --out benchmarks/results/compare_accuracy.json
+
 With --against, this checkout beside another one of this project, in turns:
 
     python benchmarks/compare.py --reviews ../imdb --against ../other --out benchmarks/results/rebuild.json
@@ -30,12 +34,8 @@ EPOCHS = 2
 LONG_EPOCHS = 10
 SWEEP = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
 LR = 5e-5
-PEERS = {
-    "notebook": "(a) the notebook's loop",
-    "stock": "(b) Trainer, stock",
-    "tuned": "(c) Trainer, tuned",
-    "expert": "(e) Trainer, tuned, frozen layers in eval mode by hand",
-}
+NUM_REVIEWS = {"seconds": 640, "accuracy": 4000}
+PEERS = ("notebook", "stock", "tuned", "expert")  # benchmarks/peers.py has them
 OURS = "bertlens"
 
 # of two checkouts: an epoch from a warm store is too short for a ratio, this many are not
@@ -46,19 +46,26 @@ LAUNCHER = f"import compare; compare.LONG_EPOCHS = {WARM_EPOCHS}; compare.main()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reviews", required=True, help="folder with train and test reviews")
-    parser.add_argument("--num-reviews", type=int, default=640, help="of each split")
+    parser.add_argument("--num-reviews", type=int, help=f"of each split; {NUM_REVIEWS}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", default="minilm", choices=("minilm", "bert-base-random"))
     parser.add_argument("--methods", nargs="*", default=[*PEERS, OURS])
+    parser.add_argument("--accuracy", action="store_true", help="measure the accuracy only, each method once")
     parser.add_argument("--against", type=Path, help="another checkout: measure only bertlens, there and here")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.num_reviews = arguments.num_reviews or NUM_REVIEWS["accuracy" if arguments.accuracy else "seconds"]
+    if arguments.accuracy and not arguments.out:
+        parser.error("--accuracy: give --out=FILE, where each method's accuracy is kept")
     if arguments.against and not (arguments.against / "benchmarks" / "compare.py").is_file():
         parser.error(f"--against={arguments.against}: no checkout of this project")
     if arguments.one:
         print(json.dumps(measure(arguments)))
+        return
+    if arguments.accuracy:
+        print(json.dumps(compare_accuracy(arguments), indent=1))
         return
     content = compare_checkouts(arguments) if arguments.against else compare_methods(arguments)
     if arguments.out:
@@ -85,6 +92,23 @@ def compare_methods(arguments: argparse.Namespace) -> dict[str, Any]:
         "runs": runs,
         "ratios": ratios(seconds),
     }
+
+
+def compare_accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the test accuracy of each method. Those that `--out` has, of as many reviews, are not measured again."""
+    from bertlens.run.folder import write_json
+
+    found: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    same = found.get("num_train") == arguments.num_reviews
+    accuracy: dict[str, float] = found["accuracy"] if same else {}
+    for name in arguments.methods:
+        if name not in accuracy:
+            run = run_one(name, [sys.executable, __file__, *sys.argv[1:], "--one", name], dict(os.environ))
+            accuracy[name] = run["accuracy"]
+            print(f"{name}: {accuracy[name]:.4f}", file=sys.stderr)
+            content = describe(arguments) | {"repeats": 1, "learning_rate": LR, "epochs": EPOCHS}
+            write_json(arguments.out, content | {"accuracy": accuracy})
+    return accuracy
 
 
 def compare_checkouts(arguments: argparse.Namespace) -> dict[str, Any]:
