@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # one thread: several cost more than they gain with models as small as those of the tests
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check lint test slow reliability audit clean
+.PHONY: demo check lint test slow readme reliability audit clean
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo
@@ -27,7 +27,11 @@ test: .venv/dev
 slow: .venv/dev .venv/loggers
 	$(PYTEST) -m "slow and not slurm and not gpu" --timeout 2400
 
-# half an hour: real processes that are killed, every file damaged in thousands of ways; writes the README's table
+readme: .venv/dev
+	$(BIN)/python benchmarks/readme.py --check
+	$(PYTEST) tests/test_readme.py --timeout 2400
+
+# half an hour: real processes that are killed, every file damaged in thousands of ways; writes docs/reliability.md
 reliability: .venv/dev
 	$(PYTEST) tests/reliability --long --timeout 7200
 	$(BIN)/python benchmarks/readme.py
