@@ -8,6 +8,7 @@ Shapes: B reviews, N heads, L word pieces, C classes.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -19,6 +20,9 @@ from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.explanations.methods import METHODS, MethodRow, ReviewPass
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
+
+if TYPE_CHECKING:
+    from bertlens.explanations.faithfulness import Check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +45,18 @@ class ExplainedReview(ReviewToExplain):
 
     probabilities: NDArray[np.float32]
     """[C]"""
+    contrast: int
+    """The class that the prediction is set against."""
+    ids: list[int]
+    """L ids of the word pieces."""
     tokens: list[str]
     """L word pieces, with [CLS] and [SEP]."""
     offsets: list[tuple[int, int]]
     """The characters of `text` behind each piece; (0, 0) for [CLS] and [SEP]."""
     rows: list[MethodRow]
     """The methods' numbers; the first row is shown first."""
+    check: "Check | None" = None
+    """What the classifier says without the leading words, if it was asked."""
 
     @property
     def predicted(self) -> int:
@@ -68,6 +78,8 @@ class Explainer:
         tokenizer: ReviewTokenizer,
         info: CheckpointInfo,
         *,
+        methods: Sequence[str] = ("aumann_shapley", "attention"),
+        contrast: str | None = None,
         tokens_per_batch: int = 2048,
     ) -> None:
         self.classifier = classifier
@@ -107,12 +119,21 @@ class Explainer:
                 ExplainedReview(
                     **vars(review),
                     probabilities=probabilities[place],
+                    contrast=int(probabilities[place].argsort()[-2]),
+                    ids=encoding.ids,
                     tokens=encoding.tokens,
                     offsets=encoding.offsets,
                     rows=[row for method in METHODS for row in method(passed)],
                 )
             )
         return explained
+
+    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Return the probabilities [B, C] of reviews given by the ids of their word pieces, [CLS] and [SEP] included.
+
+        The reviews run in batches of similar length.
+        """
+        raise NotImplementedError
 
     def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return ids [B, L] and the mask [B, L] that is true at word pieces, on the classifier's device."""

@@ -32,11 +32,17 @@ class Method:
 
 
 class MethodRow(NamedTuple):
-    """One number per word piece."""
+    """One number per word piece.
+
+    For `aumann_shapley`, values.sum() + padding + nothing is the logit of the prediction minus that of the contrast.
+    """
 
     method: Method
     name: str
     values: NDArray[np.float32]  # [L]
+    nothing: float | None = None  # that difference when [CLS] reads nothing in the last layer
+    nothing_probabilities: NDArray[np.float32] | None = None  # [C]: the prediction it comes from
+    padding: float = 0.0  # what padding adds, where the model attends to it
 
 
 class ReviewPass(NamedTuple):

@@ -26,8 +26,20 @@ class SelectionSettings:
             yield f"{' and '.join(prefix + name for name in given)}: give one of them"
 
 
+METHOD_NAMES = ("aumann_shapley", "attention", "rollout", "mask_gradient", "integrated_gradients", "occlusion")
+
+
+@dataclass(kw_only=True)
+class ExplainSettings:
+    methods: list[str] = setting(
+        ["aumann_shapley", "attention"], f"one or more of {', '.join(METHOD_NAMES)}; the first one leads"
+    )
+    contrast: str | None = setting(None, "the label that the prediction is set against; null: the runner-up")
+
+
 @dataclass(kw_only=True)
 class ReportSettings:
     layers: str = setting(
         "last", "last: attention of the last layer; all: of every layer, and rollout", choices=("last", "all")
     )
+    curves: int | str = setting(16, "how many reviews can be checked by hand on the page: a number, or all", at_least=0)
