@@ -33,6 +33,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         run.write_figures(drawn)
         texts = data.reviews["test"].select(rows.tolist())["text"]
         write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
+        if config.faithfulness.reviews is not None:
+            summary.write_faithfulness(run, config.faithfulness, info, classifier, data, module)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
         summary.print_result(run.write_metrics(metrics, checkpoint=str(path)), run.folder)

@@ -1,13 +1,16 @@
-"""The figures of a test: confusion matrix, ROC curves and calibration.
+"""The figures of a test: confusion matrix, ROC curves, calibration, and what deleting words does.
 
 Shapes: R reviews, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc, multiclass_confusion_matrix
 
@@ -81,4 +84,21 @@ def _calibration(labels: Tensor, probabilities: Tensor) -> Figure:
     lower.bar_label(bars, [f"{number:,}" if number else "" for number in count.tolist()], fontsize="x-small")
     lower.set(xlabel="confidence", ylabel="reviews")
     lower.margins(y=0.25)
+    return figure
+
+
+def draw_faithfulness(shares: Sequence[float], curves: Mapping[str, NDArray[np.float64]], *, band: str) -> Figure:
+    """Return the prediction's mean probability against the share of words deleted: [1, shares], one line per method.
+
+    The curve named `band`, [orders, shares], is an area from the lowest to the highest.
+    """
+    figure, axes = _axes("Words deleted, leading words first", "share of words deleted", "mean probability")
+    for method, curve in curves.items():
+        if method == band:
+            axes.fill_between(shares, curve.min(axis=0), curve.max(axis=0), color="grey", alpha=0.5, label=method)
+        else:
+            axes.plot(shares, curve.mean(axis=0), marker=".", label=method)
+    axes.set(xlim=(0, shares[-1]), ylim=(0, 1))
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.legend(frameon=False)
     return figure

@@ -13,9 +13,12 @@ from rich.table import Column, Table
 
 from bertlens.config import TrainConfig
 from bertlens.data.datamodule import ReviewDataModule
-from bertlens.explanations.explainer import Explainer
+from bertlens.explanations.explainer import Explainer, reviews_to_explain
+from bertlens.explanations.selection import select
+from bertlens.explanations.settings import FaithfulnessSettings, SelectionSettings
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.report.figures import draw_faithfulness
 from bertlens.report.write import write_run_report
 from bertlens.run.folder import Run, settings_that_matter, started_as
 from bertlens.run.tensorboard import log_hyperparameters, log_test
@@ -112,6 +115,31 @@ def write_sample_report(
     predictions = getattr(module, "test_result", None)
     explainer = Explainer(classifier, data.tokenizer, info)
     write_run_report(run.folder, explainer, data.reviews["test"], predictions, facts=facts)
+
+
+def write_faithfulness(
+    run: Run,
+    settings: FaithfulnessSettings,
+    info: CheckpointInfo,
+    classifier: ReviewClassifier,
+    data: ReviewDataModule,
+    module: ReviewModule,
+) -> None:
+    """Measure the methods on a sample of the test reviews; write the findings and their figure, and print the table."""
+    from bertlens.explanations.faithfulness import CURVE, RANDOM, measure, table, write_findings  # imports scipy
+
+    assert settings.reviews is not None
+    explainer = Explainer(classifier, data.tokenizer, info, methods=settings.methods)
+    chosen = SelectionSettings(count=settings.reviews)
+    selection = select(chosen, data.reviews["test"]["label"], lambda: module.test_result)
+    reviews = reviews_to_explain(data.reviews["test"], selection.indices)
+    with run.stage("faithfulness") as stage:
+        findings, curves = measure(explainer, reviews, settings.methods)
+        stage.num_reviews = len(reviews)
+    write_findings(run.folder / "faithfulness.csv", findings)
+    run.write_figures({"faithfulness": draw_faithfulness(CURVE, curves, band=RANDOM)})
+    say("reasons", f"the prediction's mean probability, less what is left of it, on {selection.sentence}")
+    print_table(table(findings))
 
 
 def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
