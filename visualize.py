@@ -18,6 +18,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
     path = find_checkpoint(config.checkpoint)
     checkpoint = read_checkpoint(path)
     classifier, tokenizer = restore(checkpoint)
+    explainer = Explainer(classifier, tokenizer, checkpoint.info, **vars(config.explain))
     texts = own_texts(config, tokenizer)
     if texts is not None:
         reviews = [ReviewToExplain(index=index, text=text) for index, text in enumerate(texts)]
@@ -31,7 +32,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
     run.begin(config)
     return write_report(
         run.folder,
-        Explainer(classifier, tokenizer, checkpoint.info),
+        explainer,
         reviews,
         selection,
         facts=checkpoint.facts(),

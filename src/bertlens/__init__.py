@@ -25,12 +25,17 @@ def load(path: str | Path) -> "LoadedClassifier":
     return predict.load(path)
 
 
-def explain(text: str, *, checkpoint: str | Path) -> "Explanation":
+def explain(
+    text: str, *, checkpoint: str | Path, method: str = "aumann_shapley", contrast: str | None = None
+) -> "Explanation":
     """Explain the prediction for a text; in a notebook the result shows itself.
 
-    The checkpoint, named as for `load`, stays loaded for the next text.
-    Raises `bertlens.errors.InputError` for a text without a known word piece or a checkpoint that cannot be read.
+    The checkpoint, named as for `load`, stays loaded for the next text. The method, a name from
+    `bertlens.explanations.methods.METHODS`, leads, and attention follows it. contrast: the label that the prediction is
+    set against, or the runner-up.
+    Raises `bertlens.errors.InputError` for a text without a known word piece, an unknown method or label, or a
+    checkpoint that cannot be read.
     """
     from bertlens.deploy import predict
 
-    return predict.explain(text, checkpoint=checkpoint)
+    return predict.explain(text, checkpoint=checkpoint, method=method, contrast=contrast)

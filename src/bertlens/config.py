@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertlens.data.settings import DataSettings
-from bertlens.explanations.settings import ReportSettings, SelectionSettings
+from bertlens.explanations.settings import ExplainSettings, FaithfulnessSettings, ReportSettings, SelectionSettings
 from bertlens.features.settings import FeatureSettings
 from bertlens.model.settings import ModelSettings
 from bertlens.system.settings import overriding, section, setting
@@ -114,6 +114,7 @@ class EvaluateConfig(EveryConfig):
     data: OtherReviews = section(OtherReviews)
     trainer: TrainerSettings = section(TrainerSettings)
     report: bool = setting(False, "write report.html: 64 test reviews and what their predictions rest on")
+    faithfulness: FaithfulnessSettings = section(FaithfulnessSettings)
 
     def conflicts(self, prefix: str = "") -> Iterator[str]:
         if self.data.test_file is not None and self.data.path is not None:
@@ -123,6 +124,7 @@ class EvaluateConfig(EveryConfig):
 @dataclass(kw_only=True)
 class VisualizeConfig(SelectionSettings, EveryConfig):
     checkpoint: str = setting("???", "what to explain: a checkpoint, a run's folder, or latest")
+    explain: ExplainSettings = section(ExplainSettings)
     report: ReportSettings = section(ReportSettings)
     data: OtherReviews = section(OtherReviews)
     trainer: TrainerSettings = section(TrainerSettings)

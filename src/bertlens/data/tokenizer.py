@@ -12,6 +12,7 @@ import string
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ class ReviewTokenizer:
         self._pipeline = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
         self._pipeline.normalizer = normalizers.Sequence(steps)
         self._pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    @cached_property
+    def mask_id(self) -> int:
+        """The id of `[MASK]`. Raises `InputError` for a vocabulary without it; nothing else needs it."""
+        if "[MASK]" not in self.vocabulary:
+            raise InputError("the model's vocab.txt has no [MASK], which is needed in place of words")
+        return self.vocabulary.index("[MASK]")
 
     @property
     def fingerprint(self) -> str:

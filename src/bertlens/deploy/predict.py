@@ -3,15 +3,19 @@
 Left out: labels and metrics, which `evaluate.py` measures.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bertlens.errors import InputError
-from bertlens.explanations.explainer import ExplainedReview, Explainer, ReviewToExplain
+from bertlens.explanations.explainer import Explainer, ReviewToExplain
 from bertlens.explanations.selection import check_texts
+from bertlens.explanations.settings import DEFAULT_METHODS
 from bertlens.model.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, restore
 from bertlens.report.notebook import Explanation
 from bertlens.system.escape import one_line_of
@@ -49,29 +53,41 @@ class LoadedClassifier:
 
     def predict(self, texts: str | list[str]) -> Any:
         """Return a text's `Prediction`, or a list of them for a list of texts."""
-        return self._map(texts, self._prediction)
+        given = self._listed(texts)
+        read = Explainer(self.classifier, self.tokenizer, self.checkpoint.info).run(self.tokenizer.ids(given))
+        made = [self._prediction(probabilities) for probabilities in read]
+        return made[0] if isinstance(texts, str) else made
 
-    def _prediction(self, read: ExplainedReview) -> Prediction:
-        probabilities = dict(zip(self.label_names, read.probabilities.tolist(), strict=True))
-        label = self.label_names[read.predicted]
-        return Prediction(label=label, confidence=read.confidence, probabilities=probabilities)
+    def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
+        named = dict(zip(self.label_names, probabilities.tolist(), strict=True))
+        label = self.label_names[probabilities.argmax()]
+        return Prediction(label=label, confidence=named[label], probabilities=named)
 
-    def explain(self, texts: str | list[str]) -> Any:
-        """Return a text's `Explanation`, or a list of them for a list of texts."""
+    def explain(
+        self, texts: str | list[str], *, methods: Sequence[str] = DEFAULT_METHODS, contrast: str | None = None
+    ) -> Any:
+        """Return a text's `Explanation`, or a list of them for a list of texts.
+
+        methods: names from `METHODS`; the first one leads. contrast: the label that the prediction is set against, or
+        the runner-up. Raises `InputError` for an unknown method or label.
+        """
+        given, info = self._listed(texts), self.checkpoint.info
+        explainer = Explainer(self.classifier, self.tokenizer, info, methods=methods, contrast=contrast)
+        # those of similar length together
+        order = sorted(range(len(given)), key=lambda index: len(given[index]))
+        reviews = [ReviewToExplain(index=index, text=given[index]) for index in order]
         names, facts = self.label_names, self.checkpoint.facts()
-        return self._map(texts, lambda read: Explanation(**vars(read), label_names=names, facts=facts))
+        made = {
+            read.index: Explanation(**vars(read), label_names=names, facts=facts) for read in explainer.explain(reviews)
+        }
+        return made[0] if isinstance(texts, str) else [made[index] for index in range(len(given))]
 
-    def _map(self, texts: str | list[str], make: Callable[[ExplainedReview], Any]) -> Any:
-        """Read the texts, those of similar length together, and make a result of each."""
+    def _listed(self, texts: str | list[str]) -> list[str]:
         given = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]
         if others := [text for text in given if not isinstance(text, str)]:
             raise InputError(f"{others[0]!r} is no text: give a text, or a list of texts")
         check_texts(given, self.tokenizer)
-        reviews = [ReviewToExplain(index=index, text=text) for index, text in enumerate(given)]
-        reviews.sort(key=lambda review: len(review.text))
-        explainer = Explainer(self.classifier, self.tokenizer, self.checkpoint.info)
-        made = {review.index: make(review) for review in explainer.explain(reviews)}
-        return made[0] if isinstance(texts, str) else [made[index] for index in range(len(given))]
+        return given
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self.checkpoint.facts().items())
@@ -86,10 +102,11 @@ def load(path: str | Path) -> LoadedClassifier:
     return LoadedClassifier(read_checkpoint(find_checkpoint(path).resolve()))
 
 
-def explain(text: str, *, checkpoint: str | Path) -> Explanation:
+def explain(text: str, *, checkpoint: str | Path, method: str, contrast: str | None) -> Explanation:
     """Explain the prediction for a text by a checkpoint, which stays loaded until another one is given."""
     path = find_checkpoint(checkpoint).resolve()
-    explanation: Explanation = _load_once(path, path.stat().st_mtime_ns if path.exists() else 0).explain(text)
+    loaded = _load_once(path, path.stat().st_mtime_ns if path.exists() else 0)
+    explanation: Explanation = loaded.explain(text, methods=[method, "attention"], contrast=contrast)
     return explanation
 
 

@@ -5,6 +5,7 @@ Reviews are explained batch by batch and returned one by one, so memory does not
 Shapes: B reviews, N heads, L word pieces, C classes.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bertlens.data.batching import packed_batches
 from bertlens.data.tokenizer import ReviewTokenizer
+from bertlens.errors import InputError
 from bertlens.explanations.methods import METHODS, MethodRow, ReviewPass
+from bertlens.explanations.settings import DEFAULT_METHODS, ExplainSettings
+from bertlens.explanations.words import find_words
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.system.settings import check
+from bertlens.system.wording import count_of
 
 if TYPE_CHECKING:
     from bertlens.explanations.faithfulness import Check
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +79,12 @@ class ExplainedReview(ReviewToExplain):
 
 
 class Explainer:
-    """A classifier and its tokenizer. The classifier stays on its device and keeps its train or eval mode."""
+    """A classifier and its tokenizer. The classifier stays on its device and keeps its train or eval mode.
+
+    methods: names from `METHODS`; the first one leads. contrast: the label that predictions are set against. A review
+    that is predicted so, and every review without it, is set against its runner-up.
+    Raises `InputError` for an unknown method or label, and for a method whose package is missing.
+    """
 
     def __init__(
         self,
@@ -78,71 +92,106 @@ class Explainer:
         tokenizer: ReviewTokenizer,
         info: CheckpointInfo,
         *,
-        methods: Sequence[str] = ("aumann_shapley", "attention"),
+        methods: Sequence[str] = DEFAULT_METHODS,
         contrast: str | None = None,
         tokens_per_batch: int = 2048,
     ) -> None:
+        check(ExplainSettings(methods=list(methods), contrast=contrast))
+        if contrast is not None and contrast not in info.label_names:
+            raise InputError(f"contrast={contrast}: no such label; choose one of {', '.join(info.label_names)}")
         self.classifier = classifier
         self.tokenizer = tokenizer
         self.label_names = info.label_names
+        self.methods = list(dict.fromkeys(methods))
+        self.contrast = contrast
         self.mask_padding = info.model.attention_mask
         self.pad_to = info.data.pad_to
+        self.tokens_per_batch = tokens_per_batch
         self.reviews_per_batch = max(1, tokens_per_batch // info.data.max_length)
 
     def explain(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool = False) -> Iterator[ExplainedReview]:
-        """Explain the reviews in their order, by the attention of the last layer, or of every layer and rollout."""
+        """Explain the reviews in their order; with `every_layer`, also by the attention of every layer and rollout."""
+        unusual = 0
         for start in range(0, len(reviews), self.reviews_per_batch):
-            with _eval_mode(self.classifier):
+            with _eval_mode(self.classifier), torch.no_grad():
                 batch = self._explain_batch(reviews[start : start + self.reviews_per_batch], every_layer=every_layer)
+            unusual += sum(self.label_names[review.predicted] == self.contrast for review in batch)
             yield from batch
+        if unusual:
+            log.warning(
+                "contrast=%s: the prediction for %s of %s, set against the runner-up there",
+                self.contrast, f"{unusual:,}", count_of(len(reviews), "review"),
+            )  # fmt: skip
 
     def _explain_batch(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool) -> list[ExplainedReview]:
+        methods = [*self.methods, "rollout"] if every_layer and "rollout" not in self.methods else self.methods
+        every_query = "rollout" in methods
         encodings = self.tokenizer.encode([review.text for review in reviews])
         input_ids, mask = self._pad([encoding.ids for encoding in encodings])
-        with torch.inference_mode():
-            logits, attentions = self.classifier.attend(
-                input_ids, mask if self.mask_padding else None, every_layer=every_layer
-            )
+        hidden, attentions = self.classifier.states_to_read(input_ids, mask, return_probs=every_query)
+        logits, top = self.classifier.read_states(hidden, mask, every_query=every_query)
         probabilities = logits.float().softmax(dim=1).cpu().numpy()
-        maps = [layer.float().cpu().numpy() for layer in attentions]  # [B, N, 1 or L, L]
+        maps = [layer.float().cpu().numpy() for layer in [*attentions, top]]  # [B, N, 1 or L, L]
         explained = []
         for place, (review, encoding) in enumerate(zip(reviews, encodings, strict=True)):
             length = len(encoding.ids)
+            num_positions = length if self.mask_padding else input_ids.shape[1]
+            contrast = self._contrast_of(probabilities[place])
             passed = ReviewPass(
                 classifier=self.classifier,
-                input_ids=input_ids[place, :length],
-                probabilities=probabilities[place],
+                tokenizer=self.tokenizer,
+                words=find_words(encoding.tokens, encoding.offsets, review.text),
+                input_ids=input_ids[place, :num_positions],
+                hidden=hidden[place, :num_positions],
                 attentions=[layer[place, :, :length, :length] for layer in maps],
                 every_layer=every_layer,
+                predicted=int(probabilities[place].argmax()),
+                contrast=contrast,
+                run=self._run,
             )
             explained.append(
                 ExplainedReview(
                     **vars(review),
                     probabilities=probabilities[place],
-                    contrast=int(probabilities[place].argsort()[-2]),
+                    contrast=contrast,
                     ids=encoding.ids,
                     tokens=encoding.tokens,
                     offsets=encoding.offsets,
-                    rows=[row for method in METHODS for row in method(passed)],
+                    rows=[row for name in methods for row in METHODS[name](passed)],
                 )
             )
         return explained
 
+    def _contrast_of(self, probabilities: NDArray[np.float32]) -> int:
+        *_, runner_up, predicted = probabilities.argsort(kind="stable").tolist()
+        chosen = runner_up if self.contrast is None else self.label_names.index(self.contrast)
+        return runner_up if chosen == predicted else chosen
+
     def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Return the probabilities [B, C] of reviews given by the ids of their word pieces, [CLS] and [SEP] included.
+        """Return the probabilities [B, C] of reviews, each the ids of its word pieces, [CLS] and [SEP] included.
 
-        The reviews run in batches of similar length.
+        They run in batches of similar length.
         """
-        raise NotImplementedError
+        with _eval_mode(self.classifier), torch.no_grad():
+            return self._run(ids).softmax(dim=1).numpy()
 
-    def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Return ids [B, L] and the mask [B, L] that is true at word pieces, on the classifier's device."""
+    def _run(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits [B, C] on the CPU."""
+        logits = torch.empty(len(ids), len(self.label_names))
+        lengths = np.array([self.pad_to or len(row) for row in ids], dtype=np.int64)
+        for batch in packed_batches(lengths, num_tokens=self.tokens_per_batch):
+            padded, mask = self._pad([ids[row] for row in batch])
+            logits[batch] = self.classifier(padded, mask).float().cpu()
+        return logits
+
+    def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
+        """Return ids [B, L] and the mask [B, L], None if padding is attended to, on the classifier's device."""
         lengths = torch.tensor([len(row) for row in ids])
         mask = torch.arange(self.pad_to or int(lengths.max())) < lengths[:, None]
         padded = torch.full(mask.shape, self.tokenizer.pad_id)
         padded[mask] = torch.tensor([piece for row in ids for piece in row])
         device = self.classifier.head.weight.device
-        return padded.to(device), mask.to(device)
+        return padded.to(device), mask.to(device) if self.mask_padding else None
 
 
 @contextmanager

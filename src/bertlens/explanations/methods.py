@@ -3,18 +3,26 @@
 A method is a function from `ReviewPass` to a list of `MethodRow`, listed in `METHODS`. A report shows rows and knows
 nothing else about a method. The first row is the one that the terminal, the summary and the page show first.
 
-Shapes: N heads, L word pieces, C classes.
+The *difference* is the logit of the prediction minus that of the contrast, the class that it is set against.
+
+Shapes: N heads, L word pieces, P positions (L, and the padding if the model attends to it), H hidden size, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bertlens.data.tokenizer import ReviewTokenizer
+from bertlens.explanations.words import Word
 from bertlens.model.classifier import ReviewClassifier
+
+NUM_POINTS = 16  # of the path integral: the sum is then right to 1e-3, with 32 points to 1e-4
+IG_STEPS, IG_ROWS = 50, 8  # steps of integrated gradients, and how many of them run at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +42,13 @@ class Method:
 class MethodRow(NamedTuple):
     """One number per word piece.
 
-    For `aumann_shapley`, values.sum() + padding + nothing is the logit of the prediction minus that of the contrast.
+    For `aumann_shapley`, values.sum() + padding + nothing is the difference.
     """
 
     method: Method
     name: str
     values: NDArray[np.float32]  # [L]
-    nothing: float | None = None  # that difference when [CLS] reads nothing in the last layer
+    nothing: float | None = None  # the difference when [CLS] reads nothing in the last layer
     nothing_probabilities: NDArray[np.float32] | None = None  # [C]: the prediction it comes from
     padding: float = 0.0  # what padding adds, where the model attends to it
 
@@ -49,17 +57,162 @@ class ReviewPass(NamedTuple):
     """What the classifier computed for one review."""
 
     classifier: ReviewClassifier
-    input_ids: Tensor  # [L]
-    probabilities: NDArray[np.float32]  # [C]
+    tokenizer: ReviewTokenizer
+    words: list[Word]
+    input_ids: Tensor  # [P]
+    hidden: Tensor  # [P, H], below the top layer
     # of the last layer alone, for the query [CLS]: [N, 1, L]; or of every layer, from the bottom up: [N, L, L]
     attentions: list[NDArray[np.float32]]
-    every_layer: bool
+    every_layer: bool  # whether `attention` shows every layer that is there
+    predicted: int
+    contrast: int
+    run: Callable[[Sequence[Sequence[int]]], Tensor]  # ids of B reviews to logits [B, C]
+
+    @property
+    def num_pieces(self) -> int:
+        return int(self.attentions[-1].shape[-1])
+
+    def difference(self, logits: Tensor) -> Tensor:
+        """Map logits [..., C] to the prediction's minus the contrast's [...]."""
+        return logits[..., self.predicted] - logits[..., self.contrast]
+
+    def row(self, method: Method, values: Tensor | NDArray[np.floating[Any]]) -> MethodRow:
+        """Return the row of a method that gives one number to each position [P]."""
+        values = np.asarray(values, dtype=np.float32)
+        pieces, padding = values[: self.num_pieces].copy(), values[self.num_pieces :]
+        return MethodRow(method, method.name, pieces, padding=float(padding.sum()))
+
+
+def aumann_shapley(review: ReviewPass, *, num_points: int = NUM_POINTS) -> list[MethodRow]:
+    """Return what each piece adds when [CLS] reads it in the last layer: the Aumann-Shapley values of a game.
+
+    Players are the positions other than [CLS], as keys of the last layer's attention for the query [CLS]. The worth of
+    a coalition is the difference when attention is normalized over the coalition and [CLS]. Aumann & Shapley 1974.
+    Near to it: Shapley values by masked attention (Covert, Kim & Lee 2023), attention as a game (Ethayarajh & Jurafsky
+    2021), gradients along a path of attention weights (Hao et al. 2021, ATTATTR), values set to zero (Mohebbi et al.
+    2023), additive surrogates (Leemann et al. 2024, SLALOM).
+    """
+    method = Method(
+        name="Contribution to the prediction",
+        sentence="Contribution (Aumann-Shapley): what [CLS], the position from which the class is predicted, gains by "
+        "reading a word piece in the last layer, in the logit of the prediction minus that of the contrast. All "
+        "numbers and the value of nothing read add up to that difference. A piece stands for its position after the "
+        "layers below, which have mixed in other words.",
+        signed=True,
+        summed=True,
+        number="contribution",
+    )
+    values = integrate_path(lambda factors: _read(review, factors), len(review.hidden) - 1, num_points=num_points)
+    with torch.no_grad():
+        logits, _ = review.classifier.read_states(review.hidden[None, :1])
+    nothing, probabilities = review.difference(logits[0]).item(), logits[0].float().softmax(dim=0).cpu().numpy()
+    row = review.row(method, np.insert(values, 0, 0))
+    return [row._replace(nothing=nothing, nothing_probabilities=probabilities)]
+
+
+def mask_gradient(review: ReviewPass) -> list[MethodRow]:
+    """Return the gradient of the difference by a factor on each key's weight in the last layer, where all are 1."""
+    method = Method(
+        name="Gradient by the attention mask",
+        sentence="Gradient: how fast the logit of the prediction minus that of the contrast rises with the weight that "
+        "[CLS] gives a word piece in the last layer. It holds for small changes only; its numbers add up to nothing.",
+        signed=True,
+        summed=False,
+        number="gradient",
+    )
+    num_players = len(review.hidden) - 1
+    values = _weighted_gradients(lambda factors: _read(review, factors), num_players, np.ones(1), np.ones(1))
+    return [review.row(method, np.insert(values, 0, 0))]
+
+
+def _read(review: ReviewPass, factors: Tensor) -> Tensor:
+    """Map factors [points, P - 1] on the keys after [CLS] to the difference [points]."""
+    factors = torch.cat([torch.ones(len(factors), 1), factors], dim=1).to(review.hidden.device)
+    logits, _ = review.classifier.read_states(review.hidden.expand(len(factors), -1, -1), factors)
+    return review.difference(logits)
+
+
+def integrate_path(
+    worth: Callable[[Tensor], Tensor], num_players: int, *, num_points: int = NUM_POINTS
+) -> NDArray[np.float32]:
+    """Return each player's Aumann-Shapley value [players]: the mean gradient where all take part by one factor t.
+
+    worth: factors [points, players] to worths [points], without effects of one point on another. Gauss-Legendre points
+    in u with t = u ** 2: attention changes fastest where little is read.
+    """
+    roots, weights = np.polynomial.legendre.leggauss(num_points)  # on [-1, 1]
+    points = (roots + 1) / 2
+    return _weighted_gradients(worth, num_players, points**2, points * weights)  # dt = 2 u du, and half of the weights
+
+
+def _weighted_gradients(
+    worth: Callable[[Tensor], Tensor], num_players: int, factors: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return the sum over points of weight times gradient by each player's factor [players], where all are equal."""
+    with torch.enable_grad():
+        points = torch.tensor(factors, dtype=torch.float32)[:, None].repeat(1, num_players).requires_grad_()
+        worths = worth(points)
+        [gradients] = torch.autograd.grad(worths, points, torch.tensor(weights).to(worths))
+    summed: NDArray[np.float32] = gradients.sum(dim=0).numpy()
+    return summed
+
+
+def integrated_gradients(review: ReviewPass) -> list[MethodRow]:
+    """Return integrated gradients from [MASK] in place of every word piece, by captum (Sundararajan et al. 2017).
+
+    The path is that of the embeddings, positions included; a piece's number is the sum over their dimensions.
+    """
+    from captum.attr import IntegratedGradients
+
+    method = Method(
+        name="Integrated gradients",
+        sentence="Integrated gradients: what a word piece adds to the logit of the prediction minus that of the "
+        "contrast on the way from a text of [MASK] alone to the review, by gradients through all layers (Sundararajan, "
+        "Taly & Yan 2017). The numbers add up to about the difference between the two.",
+        signed=True,
+        summed=True,
+        number="contribution",
+    )
+    classifier, ids = review.classifier, review.input_ids
+    masked = ids.clone()
+    masked[1 : review.num_pieces - 1] = review.tokenizer.mask_id
+    with torch.no_grad():
+        embedded = classifier.bert.embeddings(torch.stack([ids, masked]))
+
+    def difference(inputs: Tensor) -> Tensor:
+        hidden, _ = classifier.states_to_read(inputs.to(embedded.dtype))
+        return review.difference(classifier.read_states(hidden)[0])
+
+    text, baseline = embedded.float().split(1)
+    path = IntegratedGradients(difference)
+    values = path.attribute(text, baselines=baseline, n_steps=IG_STEPS, internal_batch_size=IG_ROWS)
+    return [review.row(method, values[0].sum(dim=-1).detach().cpu())]
+
+
+def occlusion(review: ReviewPass) -> list[MethodRow]:
+    """Return how much the difference falls without each word: a forward pass per word, its fall over its pieces."""
+    method = Method(
+        name="Occlusion",
+        sentence="Occlusion: how much the logit of the prediction minus that of the contrast falls when a word is "
+        "deleted from the text. It takes a forward pass for each word, and it optimizes what a test by deletion "
+        "measures: a yardstick for the other methods.",
+        signed=True,
+        summed=False,
+        number="fall",
+    )
+    ids = review.input_ids[: review.num_pieces].tolist()
+    without = [ids[: word.first] + ids[word.last :] for word in review.words]
+    whole, *others = review.difference(review.run([ids, *without])).tolist()
+    values = np.zeros(len(ids))
+    for word, other in zip(review.words, others, strict=True):
+        values[word.first : word.last] = (whole - other) / (word.last - word.first)
+    return [review.row(method, values)]
 
 
 def attention(review: ReviewPass) -> list[MethodRow]:
     """Return what [CLS] pays each word piece, from the last recorded layer down."""
     numbers = range(review.classifier.num_layers, 0, -1)
-    layers = zip(numbers, reversed(review.attentions), strict=False)
+    layers = zip(numbers, reversed(review.attentions if review.every_layer else review.attentions[-1:]), strict=False)
     return [row for number, heads in layers for row in attention_rows(number, heads[:, 0])]
 
 
@@ -81,9 +234,7 @@ def attention_rows(layer: int, heads: NDArray[np.float32]) -> list[MethodRow]:
 
 
 def rollout(review: ReviewPass) -> list[MethodRow]:
-    """Return how much of each word piece reaches [CLS] through all layers; empty unless every layer is recorded."""
-    if not review.every_layer:
-        return []
+    """Return how much of each word piece reaches [CLS] through all layers, whose attention must be recorded."""
     method = Method(
         name="Rollout of all layers",
         sentence="Rollout: the attention of all layers multiplied, with half of each layer's weight on the position "
@@ -92,9 +243,6 @@ def rollout(review: ReviewPass) -> list[MethodRow]:
         summed=True,
     )
     return [MethodRow(method, "Rollout", attention_rollout(np.stack(review.attentions))[0])]
-
-
-METHODS: tuple[Callable[[ReviewPass], list[MethodRow]], ...] = (attention, rollout)
 
 
 def attention_rollout(attentions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -109,3 +257,13 @@ def attention_rollout(attentions: NDArray[np.floating[Any]]) -> NDArray[np.float
         mixed = 0.5 * weights + 0.5 * identity
         rollout = mixed / mixed.sum(axis=-1, keepdims=True) @ rollout
     return rollout
+
+
+METHODS: dict[str, Callable[[ReviewPass], list[MethodRow]]] = {
+    "aumann_shapley": aumann_shapley,
+    "attention": attention,
+    "rollout": rollout,
+    "mask_gradient": mask_gradient,
+    "integrated_gradients": integrated_gradients,
+    "occlusion": occlusion,
+}

@@ -1,7 +1,9 @@
 """What visualize.py is told: which reviews to explain, and how much of each."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from bertlens.system.settings import setting
@@ -27,14 +29,25 @@ class SelectionSettings:
 
 
 METHOD_NAMES = ("aumann_shapley", "attention", "rollout", "mask_gradient", "integrated_gradients", "occlusion")
+DEFAULT_METHODS = ("aumann_shapley", "attention")
 
 
 @dataclass(kw_only=True)
 class ExplainSettings:
     methods: list[str] = setting(
-        ["aumann_shapley", "attention"], f"one or more of {', '.join(METHOD_NAMES)}; the first one leads"
+        list(DEFAULT_METHODS), f"one or more of {', '.join(METHOD_NAMES)}; the first one leads"
     )
     contrast: str | None = setting(None, "the label that the prediction is set against; null: the runner-up")
+
+    def conflicts(self, prefix: str = "") -> Iterator[str]:
+        for name in self.methods:
+            if name not in METHOD_NAMES:
+                [near] = difflib.get_close_matches(name, METHOD_NAMES, n=1, cutoff=0)
+                yield f"{prefix}methods={name}: no such method; did you mean {near}?"
+        if "integrated_gradients" in self.methods and find_spec("captum") is None:
+            yield f'{prefix}methods=integrated_gradients: needs captum; pip install "bertlens[explain]"'
+        if not self.methods:
+            yield f"{prefix}methods: name one or more of {', '.join(METHOD_NAMES)}"
 
 
 @dataclass(kw_only=True)
@@ -43,3 +56,20 @@ class ReportSettings:
         "last", "last: attention of the last layer; all: of every layer, and rollout", choices=("last", "all")
     )
     curves: int | str = setting(16, "how many reviews can be checked by hand on the page: a number, or all", at_least=0)
+
+    def conflicts(self, prefix: str = "") -> Iterator[str]:
+        if isinstance(self.curves, str) and self.curves != "all":
+            yield f"{prefix}curves={self.curves}: give a number, or all"
+
+
+@dataclass(kw_only=True)
+class FaithfulnessSettings:
+    reviews: int | None = setting(
+        None, "by how many test reviews to measure methods; null: none; 200 take some minutes", at_least=2
+    )
+    methods: list[str] = setting(
+        ["aumann_shapley", "attention", "mask_gradient"], "which methods; the first is compared with the others"
+    )
+
+    def conflicts(self, prefix: str = "") -> Iterator[str]:
+        return ExplainSettings(methods=self.methods).conflicts(prefix)

@@ -71,15 +71,16 @@ def word_text(word: Word, text: str) -> str:
 def top_words(
     tokens: Sequence[str], offsets: Sequence[tuple[int, int]], text: str, values: NDArray[np.floating[Any]], n: int
 ) -> list[str]:
-    """Return the n different words with the largest weights, largest first, without punctuation.
+    """Return the n different words with the largest weights above 0, largest first, without punctuation.
 
     The words are the reviewer's own text: escape them before printing.
     """
     words = find_words(tokens, offsets, text)
     found: dict[str, str] = {}
-    for place in np.argsort(-word_weights(words, values), kind="stable"):
+    weights = word_weights(words, values)
+    for place in np.argsort(-weights, kind="stable"):
         word = word_text(words[place], text)
-        if any(character.isalnum() for character in word):
+        if weights[place] > 0 and any(character.isalnum() for character in word):
             found.setdefault(word.casefold(), word)
     return list(found.values())[:n]
 

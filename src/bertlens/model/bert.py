@@ -62,11 +62,13 @@ def attention_probs(query: Tensor, key: Tensor, attention_mask: Tensor | None, *
     """Return the weights of scaled dot-product attention (Vaswani et al. 2017, equation 1): [B, N, Q, L] in fp32.
 
     query [B, N, Q, D]; key [B, N, L, D], or [B, 1, L, D] if all heads share it; attention_mask [B, L], true at real
-    word pieces, None if all are real. Each row sums to 1 and is exactly 0 where the mask is false.
+    word pieces, None if all are real; or, in a float type, a factor from 0 to 1 on each key's weight before the weights
+    are normalized. Each row sums to 1 and is exactly 0 where the mask is false or 0.
     """
     scores = query @ key.transpose(-1, -2) * scale
     if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask[:, None, None, :], -math.inf)
+        keys = attention_mask[:, None, None, :]
+        scores = scores + keys.log() if keys.is_floating_point() else scores.masked_fill(~keys, -math.inf)
     return scores.softmax(dim=-1, dtype=torch.float32)  # half precision loses small terms of the sum
 
 
@@ -122,6 +124,8 @@ class BertSelfAttention(nn.Module):
             context = self.dropout(probs).to(value.dtype) @ value
         else:
             mask = None if attention_mask is None else attention_mask[:, None, None, :]
+            if mask is not None and mask.is_floating_point():
+                mask = mask.log().to(query.dtype)
             dropout = self.dropout.p if self.training else 0.0
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return context.transpose(1, 2).reshape(B, L, H), probs

@@ -193,23 +193,36 @@ class ReviewClassifier(nn.Module):
         logits: Tensor = self.suffix(hidden, attention_mask)
         return logits
 
-    def attend(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, every_layer: bool = False
+    def states_to_read(
+        self, inputs: Tensor, attention_mask: Tensor | None = None, *, depth: int = 0, return_probs: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits [B, C] and attention probabilities.
+        """Map ids [B, L], or hidden states after `depth` layers, to the hidden states [B, L, H] below the top layer.
 
-        Those of `[CLS]` in the last layer, one [B, N, 1, L]; or, with `every_layer`, a [B, N, L, L] of each layer from
-        the bottom up, as rollout needs them.
+        Also return the attention probabilities [B, N, L, L] of the layers passed, from the bottom up, if asked for.
         """
-        layers, depth = self.bert.encoder.layer, self.frozen_depth or 0
-        hidden: Tensor = self.bert.embeddings(input_ids)
+        hidden = inputs if inputs.is_floating_point() else self.bert.embeddings(inputs)
+        below, frozen = self.bert.encoder.layer[depth:-1], max(0, (self.frozen_depth or 0) - depth)
         attentions = []
-        for part in (layers[:depth], layers[depth:]):
-            cls_only = not every_layer and len(part) > 0 and part[-1] is layers[-1]
-            hidden, probs = run_layers(part, hidden, attention_mask, cls_only=cls_only, return_probs=every_layer)
+        for part in (below[:frozen], below[frozen:]):
+            hidden, probs = run_layers(part, hidden, attention_mask, return_probs=return_probs)
             hidden = hidden.to(self.head.weight.dtype)  # above the frozen part
             attentions += probs
-        return self.head(hidden[:, 0]), attentions
+        return hidden, attentions
+
+    def read_states(
+        self, hidden: Tensor, attention_mask: Tensor | None = None, *, every_query: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the top layer and the head to the hidden states [B, L, H] below them.
+
+        attention_mask [B, L] may hold factors on the keys, as in `attention_probs`.
+        Return the logits [B, C] and the top layer's attention probabilities: [B, N, 1, L] of `[CLS]`, or [B, N, L, L]
+        with `every_query`.
+        """
+        top = self.bert.encoder.layer[-1]
+        hidden = hidden.to(next(top.parameters()).dtype)
+        cls_only = not every_query
+        hidden, [probs] = run_layers([top], hidden, attention_mask, cls_only=cls_only, return_probs=every_query)
+        return self.head(hidden[:, 0].to(self.head.weight.dtype)), probs
 
     def parts(self) -> Iterator[PartSize]:
         """Yield the model part by part, with the layers numbered from 1, as in the report."""

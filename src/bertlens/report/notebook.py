@@ -1,8 +1,7 @@
-"""One explained text in Python: what a notebook shows of it, as the original notebook drew it, and its page."""
+"""One explained text in Python: what a notebook shows of it, in the original notebook's way, and its page."""
 
 import html
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from bertlens.report.render import render_report
 from bertlens.system.escape import one_line_of, visible
 
 NUM_LEADING_WORDS = 8
+# of the largest number on white; for and against differ in hue and lightness also for the colour-blind
+RED, FOR, AGAINST = (255, 0, 0), (255, 150, 50), (120, 180, 255)
 CLASSIC_STYLE = "background:#fff;color:#000;padding:0.75em;line-height:1.7;overflow-wrap:anywhere"
 
 
@@ -32,8 +33,12 @@ class Explanation(ExplainedReview):
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """[N, L]: what `[CLS]` pays each word piece in the last layer, by head; rows sum to 1."""
-        return np.stack([row.values for row in self.rows if row.name.startswith("Head ")])
+        """[N, L]: what `[CLS]` pays each word piece in the last layer, by head; rows sum to 1.
+
+        Empty if `attention` is not among the methods.
+        """
+        heads = [row.values for row in self.rows if row.name.startswith("Head ")]
+        return np.array(heads, dtype=np.float32).reshape(len(heads), len(self.tokens))
 
     @property
     def predicted_label(self) -> str:
@@ -41,8 +46,13 @@ class Explanation(ExplainedReview):
         return self.label_names[self.predicted]
 
     @property
+    def contrast_label(self) -> str:
+        """The name of the class that the prediction is set against."""
+        return self.label_names[self.contrast]
+
+    @property
     def leading_words(self) -> list[str]:
-        """The words with the largest weight in the first row, largest first."""
+        """The words with the largest numbers above 0 in the first row, largest first."""
         return top_words(self.tokens, self.offsets, self.text, self.rows[0].values, NUM_LEADING_WORDS)
 
     def save(self, path: str | Path) -> Path:
@@ -57,35 +67,59 @@ class Explanation(ExplainedReview):
         return f"Explanation({self.predicted_label!r}, confidence={self.confidence:.3f}, words: {words})"
 
     def _repr_html_(self) -> str:
-        """Return the prediction, the leading words, the picture of the mean, and those of the heads, closed at first.
+        """Return the prediction, the leading words, the picture of the first row, and the other rows', closed at first.
 
         An HTML fragment with inline styles.
         """
-        _, (mean, *heads) = next(groupby(self.rows, key=lambda row: row.method))
+        lead, *others = self.rows
+        methods = ", ".join(dict.fromkeys(row.method.name for row in others))
+        pictures = "".join(_picture(self, row) for row in others)
+        more = f"<details><summary>{len(others)} more: {methods}</summary>{pictures}</details>" if others else ""
         return (
             # the classes keep a notebook from typesetting what stands between two dollar signs
             f'<div lang="en" class="tex2jax_ignore mathjax_ignore" style="{CLASSIC_STYLE}">'
             f"<p>Predicted: <b>{_escape(self.predicted_label)}</b>, {100 * self.confidence:.1f} % sure<br>"
-            f"Words with the largest {mean.method.number}: {_escape(', '.join(self.leading_words))}</p>"
-            f"{_picture(self, mean)}<details><summary>{len(heads)} heads</summary>"
-            f"{''.join(_picture(self, head) for head in heads)}</details></div>"
+            f"Words with the largest {lead.method.number}: {_escape(', '.join(self.leading_words))}"
+            f"{self._legend(lead)}</p>{_picture(self, lead)}{more}</div>"
         )
+
+    def _legend(self, row: MethodRow) -> str:
+        if not row.method.signed:
+            return ""
+        names = _escape(self.predicted_label), _escape(self.contrast_label)
+        lines = ["<br>" + _mark(f"for {names[0]}", 1, signed=True) + _mark(f"for {names[1]}", -1, signed=True)]
+        if row.nothing is not None and row.nothing_probabilities is not None:
+            read = float(row.values.sum(dtype=np.float64)) + row.padding
+            alone = self.label_names[int(row.nothing_probabilities.argmax())]
+            lines.append(
+                f"The logit of {names[0]} minus that of {names[1]} is {read + row.nothing:.2f}: {row.nothing:.2f} when "
+                f"nothing is read ({_escape(alone)}, {100 * row.nothing_probabilities.max():.1f} % sure), "
+                f"and {read:.2f} by what is read."
+            )
+        return "<br>".join(lines)
 
 
 def _picture(review: ExplainedReview, row: MethodRow) -> str:
-    """Return the word pieces before [SEP], each on white to full red by its weight; the largest weight is full red."""
+    """Return the word pieces before [SEP], each on white to full color by its number; the largest is in full color."""
     parts = [f'<p><b>{row.method.name}: {row.name}</b><br><span style="unicode-bidi:isolate">']
     for token, offset, share in zip(review.tokens, review.offsets, classic_scale(row.values), strict=True):
         if token == "[SEP]" and is_special(offset):
             break
-        other = int(255 * (1 - float(share)))  # rounded down, as in the notebook
-        parts.append(f'<span style="background-color:rgb(255,{other},{other})"> {_escape(token)}</span>')
+        parts.append(_mark(_escape(token), float(share), signed=row.method.signed))
     return "".join([*parts, "</span></p>"])
 
 
+def _mark(text: str, share: float, *, signed: bool) -> str:
+    """Return escaped text on the color of a number from -1 to 1."""
+    hue = RED if not signed else FOR if share > 0 else AGAINST
+    # rounded down, as in the notebook
+    color = ",".join(str(int(full + (255 - full) * (1 - abs(share)))) for full in hue)
+    return f'<span style="background-color:rgb({color})"> {text}</span>'
+
+
 def classic_scale(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Scale values [..., L] so that the largest of each row is 1."""
-    largest = values.max(axis=-1, keepdims=True)
+    """Scale values [..., L] so that the largest of each row, without its sign, is 1."""
+    largest = np.abs(values).max(axis=-1, keepdims=True)
     return values / np.where(largest > 0, largest, 1)
 
 

@@ -33,10 +33,12 @@ def write_report(
     """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path."""
     path, console = folder / "report.html", Console()
     columns = [Column(name, no_wrap=True, max_width=16) for name in ("review", "label", "predicted", "confidence")]
-    table = Table(*columns, Column("strongest words", no_wrap=True, ratio=1), box=None, pad_edge=False, expand=True)
+    words = Column(no_wrap=True, ratio=1)
+    table = Table(*columns, words, box=None, pad_edge=False, expand=True)
 
     def add_rows(explained: Iterable[ExplainedReview]) -> Iterator[ExplainedReview]:
         for review in explained:
+            words.header = f"largest {review.rows[0].method.number}"
             if table.row_count < MAX_TABLE_ROWS:
                 table.add_row(*map(terminal_text, _cells(review, explainer.label_names)))
             yield review
