@@ -36,6 +36,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         reviews,
         selection,
         facts=checkpoint.facts(),
+        curves=config.report.curves,
         every_layer=config.report.layers == "all",
         print_table=True,
     )

@@ -1,6 +1,7 @@
 """`report.html` in a run's folder, and the same reviews as a short table in the terminal."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from bertlens.explanations.explainer import ExplainedReview, Explainer, ReviewToExplain, reviews_to_explain
+from bertlens.explanations.faithfulness import check_by_hand
 from bertlens.explanations.selection import Predictions, Selection, select
-from bertlens.explanations.settings import SelectionSettings
+from bertlens.explanations.settings import ReportSettings, SelectionSettings
 from bertlens.explanations.words import top_words
 from bertlens.report.render import render_report
 from bertlens.system.escape import terminal_text
@@ -27,18 +29,24 @@ def write_report(
     selection: Selection,
     *,
     facts: dict[str, str],
+    curves: int | str = 0,
     every_layer: bool = False,
     print_table: bool = False,
 ) -> Path:
-    """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path."""
+    """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path.
+
+    curves: how many of the reviews can be checked by hand on the page, or "all".
+    """
     path, console = folder / "report.html", Console()
     columns = [Column(name, no_wrap=True, max_width=16) for name in ("review", "label", "predicted", "confidence")]
     words = Column(no_wrap=True, ratio=1)
     table = Table(*columns, words, box=None, pad_edge=False, expand=True)
 
     def add_rows(explained: Iterable[ExplainedReview]) -> Iterator[ExplainedReview]:
-        for review in explained:
-            words.header = f"largest {review.rows[0].method.number}"
+        for place, review in enumerate(explained):
+            if curves == "all" or place < int(curves):
+                review = replace(review, check=check_by_hand(explainer, review))
+            words.header = f"words by {review.rows[0].method.number}"
             if table.row_count < MAX_TABLE_ROWS:
                 table.add_row(*map(terminal_text, _cells(review, explainer.label_names)))
             yield review
@@ -83,4 +91,5 @@ def write_run_report(
 ) -> Path:
     """Write the report at the end of a run: a sample of the split, drawn by its predictions where they are known."""
     selection = select(SelectionSettings(), split["label"], None if predictions is None else lambda: predictions)
-    return write_report(folder, explainer, reviews_to_explain(split, selection.indices), selection, facts=facts)
+    reviews, curves = reviews_to_explain(split, selection.indices), ReportSettings().curves
+    return write_report(folder, explainer, reviews, selection, facts=facts, curves=curves)
