@@ -242,7 +242,7 @@ def rollout(review: ReviewPass) -> list[MethodRow]:
         signed=False,
         summed=True,
     )
-    return [MethodRow(method, "Rollout", attention_rollout(np.stack(review.attentions))[0])]
+    return [MethodRow(method, "Rollout", attention_rollout(np.stack(review.attentions))[0].copy())]
 
 
 def attention_rollout(attentions: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
