@@ -47,6 +47,8 @@ def sample_reviews(num_reviews: int) -> Iterator[ExplainedReview]:
             text=review.text,
             label=review.label,
             probabilities=np.array([1 - confidence, confidence][:: 1 if predicted else -1], dtype=np.float32),
+            contrast=1 - predicted,
+            ids=[0] * (len(tokens) + 2),
             tokens=["[CLS]", *tokens, "[SEP]"],
             offsets=[(0, 0), *pieces, (0, 0)],
             rows=attention_rows(6, weights.astype(np.float32)),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bertlens.explanations.explainer import ExplainedReview
+from bertlens.explanations.faithfulness import Check
 from bertlens.explanations.methods import Method, MethodRow, attention_rows
 from bertlens.explanations.selection import Selection
 from bertlens.explanations.words import find_words, word_text, word_weights
@@ -81,6 +82,8 @@ def explained(
         "text": text,
         "label": label,
         "probabilities": np.array([1 - confidence, confidence][:: 1 if predicted else -1], dtype=np.float32),
+        "contrast": 1 - predicted,
+        "ids": [0] * (len(pieces) + 2),
         "tokens": ["[CLS]", *tokens, "[SEP]"],
         "offsets": [(0, 0), *pieces, (0, 0)],
         "rows": rows,
@@ -88,9 +91,51 @@ def explained(
     return ExplainedReview(**fields | changes)
 
 
+def leading_words(review: ExplainedReview) -> list[int]:
+    """The words of the first row, largest first: places in `find_words`, those without a letter left out."""
+    found = find_words(review.tokens, review.offsets, review.text)
+    weights = word_weights(found, review.rows[0].values)
+    order = [n for n in np.argsort(-weights, kind="stable") if re.search(r"\w", word_text(found[n], review.text))]
+    return [int(n) for n in order[:20]]
+
+
+def with_check(review: ExplainedReview, *, floor: float = 0.1) -> ExplainedReview:
+    """The same review with a signed row first, and a check: the prediction falls to `floor`, or to .8 by chance."""
+    random = np.random.default_rng(review.index)
+    values = random.normal(size=len(review.tokens)).astype(np.float32)
+    values[0] = 0
+    nothing = {"nothing": -1.25, "nothing_probabilities": np.array([0.8, 0.2], dtype=np.float32)}
+    changes = {"rows": [MethodRow(SIGNED, SIGNED.name, values, **nothing), *review.rows], "check": None}
+    review = ExplainedReview(**vars(review) | changes)
+    order = leading_words(review)
+    counts = [number for number in (1, 2, 5, 10, 15, 20) if number <= len(order)]
+
+    def both(probabilities: Any) -> Any:
+        pair = np.stack([np.asarray(probabilities), 1 - np.asarray(probabilities)], axis=-1).astype(np.float32)
+        return pair if review.predicted == 0 else pair[..., ::-1]
+
+    check = Check(
+        order=order,
+        removed=both(np.linspace(0.93, floor, 1 + len(order))),
+        kept=both(np.linspace(0.55, 0.9, 1 + len(order))),
+        alone=both(np.linspace(0.81, 0.92, len(order))),
+        random_counts=counts,
+        random=both(np.linspace(0.8, 0.92, 10 * len(counts)).reshape(10, -1)),
+        agreement=0.876,
+    )
+    return ExplainedReview(**vars(review) | {"check": check})
+
+
 REVIEWS = [
     explained(TEXTS[index % 4], 10 + index, num_layers=NUM_LAYERS, spans=[(0, 17), (21, 26)] if index % 4 == 0 else [])
     for index in range(24)
+]
+LONG_TEXT = " ".join(TEXTS)
+CHECKED = [  # 0: holds; 1: does not; 2: not measured; 3: of few words
+    with_check(explained(LONG_TEXT, 0)),
+    with_check(explained(LONG_TEXT, 1), floor=0.88),
+    ExplainedReview(**vars(with_check(explained(LONG_TEXT, 2))) | {"check": None}),
+    with_check(explained("A moving triumph.", 3)),
 ]
 OpenReport = Callable[..., AbstractContextManager[Any]]
 
@@ -114,6 +159,11 @@ def render(path: Path, reviews: Any, **changes: Any) -> Path:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return render(tmp_path_factory.mktemp("report") / "report.html", REVIEWS)
+
+
+@pytest.fixture(scope="module")
+def checked_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("checked") / "report.html", CHECKED)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +227,16 @@ def painted(page: Any, selector: str) -> list[float]:
         float(match[1]) if (match := re.search(r"[,/] ([\d.]+)\)$", c)) and c.startswith("rgba") else 1.0
         for c in colours
     ]
+
+
+def full_colour() -> float:
+    """The number that the method with a sign paints in full: half of the reviews have a larger word."""
+
+    def largest(review: ExplainedReview) -> float:
+        found = find_words(review.tokens, review.offsets, review.text)
+        return float(np.abs(word_weights(found, review.rows[-1].values)).max())
+
+    return float(np.median([largest(review) for review in REVIEWS]))
 
 
 def row_of(review: ExplainedReview, layer: int, head: int | None) -> Any:
@@ -441,13 +501,17 @@ def test_methods(report: Path, open_report: OpenReport) -> None:
         assert not page.locator("#method-rows").is_visible()
         assert not page.locator("#shares").is_visible()
         weights = word_weights(found, review.rows[-1].values)
-        strength = np.abs(weights) / np.abs(weights).max()
-        np.testing.assert_allclose(painted(page, "#text .unit"), strength, atol=0.005)
+        strength = np.abs(weights)
+        np.testing.assert_allclose(painted(page, "#text .unit"), np.minimum(strength / full_colour(), 1), atol=0.005)
         against = page.locator("#text .unit.against").all_text_contents()
         assert against == [
             word_text(word, review.text) for word, weight in zip(found, weights, strict=True) if weight < 0
         ]
-        assert page.locator("#against-legend").is_visible()
+        assert page.locator("#for-legend").inner_text() == "orange: for negative"
+        assert page.locator("#against-legend").inner_text() == "blue: against it, for positive"
+        assert page.locator("#scale-caption").inner_text() == (
+            f"full colour at {full_colour():.2f} and more: one scale on the whole page"
+        )
         page.locator("#text .unit").nth(int(np.argmax(strength))).hover()
         assert "rank 1 of" in page.locator("#tip").inner_text()
         page.locator("#method").focus()
@@ -526,6 +590,256 @@ def test_the_total_weights_are_stated(report: Path, open_report: OpenReport) -> 
         assert page.locator(".unit.current").inner_text() == word
 
 
+# ----------------------------------------------------------------------------------------------- what numbers add up to
+
+
+def test_the_bars_add_up_and_nothing_read_has_a_prediction(checked_report: Path, open_report: OpenReport) -> None:
+    review = CHECKED[0]
+    row = review.rows[0].values.astype(np.float64)
+    punctuation = sum(value for token, value in zip(review.tokens, row, strict=True) if token in (".", ","))
+    parts = {
+        "nothing read": -1.25,
+        "words": row.sum() - row[-1] - punctuation,
+        "punctuation": punctuation,
+        "[SEP]": row[-1],
+        "sum": row.sum() - 1.25,
+    }
+    with open_report(checked_report, "#view=reading&review=0") as page:
+        shown = {
+            name: float(number.replace("−", "-"))
+            for name, number in zip(
+                page.locator("#bars dt").all_inner_texts(), page.locator("#bars .number").all_inner_texts(), strict=True
+            )
+        }
+        assert shown == pytest.approx(parts, abs=0.0006)
+        boxes = page.locator("#bars .fill").evaluate_all(
+            "fills => fills.map((fill) => fill.getBoundingClientRect()).map(({ left, right }) => [left, right])"
+        )
+        zero = page.locator("#bars .zero").first.bounding_box()["x"]
+        scale = (boxes[0][1] - boxes[0][0]) / 1.25
+        end = 0.0
+        for (left, right), value in zip(boxes, list(parts.values())[:-1], strict=False):
+            assert [left - zero, right - zero] == pytest.approx(
+                [scale * min(end, end + value), scale * max(end, end + value)], abs=2.5
+            )
+            end += value
+        assert page.locator("#bars .fill.against").first.is_visible()
+        note = page.locator("#sums-note").inner_text()
+        predicted, contrast = (["negative", "positive"][at] for at in (review.predicted, review.contrast))
+        assert f"The sum is the logit of {predicted} minus that of {contrast}." in note
+        assert note.endswith("before the model reads any of these, it says negative, 0.80.")
+        assert page.locator("#compared").inner_text() == (
+            f"Contributions. Label negative, predicted {predicted}, compared with {contrast}."
+        )
+        page.locator("#method").select_option("Attention, layer 1")
+        assert not page.locator("#sums").is_visible()
+        assert page.locator("#compared").inner_text() == f"Attention, layer 1. Label negative, predicted {predicted}."
+
+
+def test_what_was_cut_off_is_grey_and_counted(checked_report: Path, open_report: OpenReport) -> None:
+    review = CHECKED[0]
+    end = review.offsets[-2][1]
+    unseen = len(re.findall(r"\w+", review.text[end:])) / len(re.findall(r"\w+", review.text.replace("br", "")))
+    with open_report(checked_report, "#view=reading&review=0") as page:
+        assert page.locator("#unseen-legend").inner_text() == (
+            f"grey: the model never saw it: {100 * unseen:.1f} % of the words"
+        )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_for_and_against_differ_in_lightness_and_in_a_mark(
+    checked_report: Path, open_report: OpenReport, scheme: str
+) -> None:
+    with open_report(checked_report, "#view=reading&review=0", color_scheme=scheme) as page:
+        luminances = []
+        for hue in ("for", "against"):
+            legend = page.locator(f"#{hue}-legend .unit")
+            colour = legend.evaluate("unit => getComputedStyle(unit).backgroundColor")
+            red, green, blue = (
+                ((c / 255 + 0.055) / 1.055) ** 2.4 for c in map(float, re.findall(r"[\d.]+", colour)[:3])
+            )
+            luminances.append(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+        assert (luminances[0] + 0.05) / (luminances[1] + 0.05) > 1.3
+        marks = page.locator("#text .unit").evaluate_all(
+            "units => units.map((unit) => [unit.matches('.against'), getComputedStyle(unit).borderBottomStyle])"
+        )
+        assert {tuple(mark) for mark in marks} == {(True, "dotted"), (False, "none")}
+
+
+# ---------------------------------------------------------------------------------------------------- the check by hand
+
+
+def struck(page: Any) -> list[str]:
+    found = page.locator("#text .unit.struck").all_text_contents()
+    assert isinstance(found, list)
+    return found
+
+
+def in_text_order(review: ExplainedReview, places: list[int]) -> list[str]:
+    found = find_words(review.tokens, review.offsets, review.text)
+    return [word_text(found[place], review.text) for place in sorted(places)]
+
+
+def test_the_slider_strikes_words_out_and_says_what_was_measured(checked_report: Path, open_report: OpenReport) -> None:
+    review = CHECKED[0]
+    check = review.check
+    assert check is not None
+    predicted, contrast = (["negative", "positive"][at] for at in (review.predicted, review.contrast))
+    found = find_words(review.tokens, review.offsets, review.text)
+    num_words = sum(bool(re.search(r"\w", word_text(word, review.text))) for word in found)
+
+    def low_high(number: int) -> str:
+        chance = check.random[:, check.random_counts.index(number), review.predicted]
+        return f"{chance.min():.2f} to {chance.max():.2f}."
+
+    with open_report(checked_report, "#view=reading&review=0") as page:
+        assert page.locator("#verdict").inner_text() == "✓ The reason holds for this review"
+        assert not page.locator("#doubt").is_visible()
+        assert page.locator("#measured").inner_text() == (
+            f"With every word the model says {predicted}: 0.93. Move the slider to strike words out."
+        )
+        assert struck(page) == []
+        page.locator("#without").focus()
+        for count in (1, 2, 3):
+            page.keyboard.press("ArrowRight")
+            assert struck(page) == in_text_order(review, check.order[:count])
+        removed = check.removed[3, review.predicted]
+        assert page.locator("#measured").inner_text() == (
+            f"Without the 3 words struck out ({100 * 3 / num_words:.1f} % of the text) the model says {predicted}: "
+            f"0.93 → {removed:.2f}. Without 5 random words: {low_high(5)}"
+        )
+        assert page.locator("#kept").inner_text() == (
+            f"With only these 3 words left: {check.kept[3, review.predicted]:.2f}."
+        )
+        assert page.locator("#without").get_attribute("aria-valuetext") == "3 words struck out"
+        page.keyboard.press("End")
+        assert struck(page) == in_text_order(review, check.order)
+        assert f"0.93 → 0.10, so it now says {contrast}. Without 20 random words: {low_high(20)}" in (
+            page.locator("#measured").inner_text()
+        )
+        page.get_by_role("radio", name="Word pieces").click()
+        pieces = [piece for place in sorted(check.order) for piece in range(found[place].first, found[place].last)]
+        assert struck(page) == [review.text[slice(*review.offsets[piece])] for piece in pieces]
+        assert page.locator("#agreement-number").inner_text() == "0.88"
+        page.get_by_role("button", name="Next").click()
+        page.get_by_role("button", name="Previous").click()
+        assert struck(page) == [], "each review begins with its whole text"
+
+
+def test_a_leading_word_is_struck_out_alone(checked_report: Path, open_report: OpenReport) -> None:
+    review = CHECKED[0]
+    check = review.check
+    assert check is not None
+    [word] = in_text_order(review, [check.order[4]])
+    alone = f"{check.alone[4, review.predicted]:.2f}"
+    with open_report(checked_report, "#view=reading&review=0") as page:
+        chips = page.locator("#leading button")
+        assert chips.all_inner_texts() == [in_text_order(review, [place])[0] for place in check.order]
+
+        def is_alone() -> bool:
+            said = page.locator("#measured").inner_text()
+            return (
+                struck(page) == [word]
+                and said.startswith(f"Without “{word}” alone (")
+                and f"0.93 → {alone}. Without a random word: " in said
+                and page.locator("#leading [aria-pressed=true]").all_inner_texts() == [word]
+            )
+
+        chips.nth(4).click()
+        assert is_alone()
+        assert page.locator("#kept").inner_text() == ""
+        chips.nth(4).press("Enter")
+        assert struck(page) == []
+        unit = page.locator("#text .unit").nth(check.order[4])
+        unit.click()
+        assert is_alone()
+        assert f"without it alone {alone}" in page.locator("#tip").inner_text()
+        unit.click()
+        assert struck(page) == []
+        page.keyboard.press("Escape")
+        chips.first.focus()
+        page.keyboard.press("Space")
+        assert struck(page) == in_text_order(review, check.order[:1])
+        page.locator("#text").focus()
+        page.keyboard.press("Home")
+        for _ in range(check.order[4]):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        assert is_alone()
+        assert f"without it alone {alone}" in page.locator("#live").text_content()
+
+
+def test_the_curves_show_what_was_measured(checked_report: Path, open_report: OpenReport) -> None:
+    review = CHECKED[0]
+    check = review.check
+    assert check is not None
+    with open_report(checked_report, "#view=reading&review=0&without=2") as page:
+
+        def points(selector: str) -> Any:
+            drawn = page.locator(f"#curves {selector}").get_attribute("points")
+            return np.array([point.split(",") for point in drawn.split()], dtype=float)
+
+        numbers = np.arange(1 + len(check.order))
+        for selector, measured in ((".curve:not(.kept)", check.removed), (".curve.kept", check.kept)):
+            drawn = points(selector)
+            shares = (132 - drawn[:, 1]) / 124
+            np.testing.assert_allclose(shares, measured[:, review.predicted], atol=0.001)
+            np.testing.assert_allclose((drawn[:, 0] - 26) / 246 * len(check.order), numbers, atol=0.01)
+        band = (132 - points(".band")[:, 1]) / 124
+        chance = check.random[:, :, review.predicted]
+        start = check.removed[0, review.predicted]
+        expected = [start, *chance.max(axis=0), *chance.min(axis=0)[::-1], start]
+        np.testing.assert_allclose(band, expected, atol=0.001)
+        assert float(page.locator("#marker").get_attribute("x1")) == pytest.approx(26 + 246 * 2 / len(check.order))
+        said = page.locator("#curves").get_attribute("aria-label")
+        assert "0.93 with every word; 0.10 without the 20 leading words, 0.90 with only these left" in said
+
+
+def test_a_reason_that_does_not_hold_is_said_to(checked_report: Path, open_report: OpenReport) -> None:
+    with open_report(checked_report) as page:
+        assert " ".join(page.locator("#checked").inner_text().split()) == (
+            "For 3 of them the report measured how sure the model is without the words that lead. The reason holds for "
+            "1, and not for review 1. For 1 there are too few words to tell."
+        )
+        page.locator("#checked button").click()
+        assert number_on_screen(page) == 1
+        assert page.locator("#doubt").is_visible()
+        assert page.locator("#verdict").inner_text() == "✗ The reason does not hold for this review"
+        page.get_by_role("button", name="Next").click()
+        assert not page.locator("#doubt").is_visible()
+        page.get_by_role("button", name="Next").click()
+        assert page.locator("#verdict").inner_text() == "Too few words to tell whether the reason holds"
+
+
+def test_a_review_without_a_check_says_how_to_get_one(checked_report: Path, open_report: OpenReport) -> None:
+    with open_report(checked_report, "#view=reading&review=2") as page:
+        assert " ".join(page.locator("#check-missing").inner_text().split()) == (
+            "This review was not measured; 3 of 4 reviews on this page were. Write the page with report.curves=all to "
+            "measure each. Show one that was"
+        )
+        assert not page.locator("#check-body").is_visible()
+        page.get_by_role("button", name="Show one that was").click()
+        assert number_on_screen(page) == 0
+        assert page.locator("#curves").is_visible()
+
+
+def test_the_check_is_of_the_leading_method(checked_report: Path, open_report: OpenReport) -> None:
+    with open_report(checked_report, "#view=reading&review=0&without=4") as page:
+        assert page.locator("#method option").all_inner_texts() == ["Contributions", "Attention, layer 1"]
+        assert len(struck(page)) == 4
+        page.locator("#method").focus()
+        page.keyboard.press("ArrowDown")
+        assert page.locator("#reading-title").inner_text() == "Attention, layer 1: Mean of the heads"
+        assert struck(page) == []
+        assert not page.locator("#check-body").is_visible()
+        assert not page.locator("#text.signed").count()
+        assert "another method: Contributions" in page.locator("#check-other").inner_text()
+        page.locator("#method-rows [data-row='2']").click()
+        page.get_by_role("button", name="Show it").click()
+        assert page.locator("#reading-title").inner_text() == "Contributions"
+        assert len(struck(page)) == 4
+
+
 # -------------------------------------------------------------------------------------------------------------- classic
 
 
@@ -586,7 +900,7 @@ def test_the_classic_view_has_layers_numbers_and_keys(report: Path, open_report:
 @pytest.fixture(scope="module")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
-    reviews = [explained(text, index) for index, text in enumerate(HOSTILE)]
+    reviews = [with_check(explained(text, index)) for index, text in enumerate(HOSTILE)]
     names = ["<b onclick=window.flag=1>\u202e" + "long" * 500, "</title><script>window.flag=1</script>"]
     return render(
         folder / "report.html",
@@ -604,8 +918,8 @@ def test_hostile_texts_stay_texts(hostile_report: Path, open_report: OpenReport)
             page.goto(f"{hostile_report.as_uri()}#review={index}")
             for view in ("Reading", "Classic", "Summary", "Reading"):
                 page.get_by_role("button", name=view, exact=True).click()
-                assert page.evaluate("[typeof flag, document.scripts.length]") == ["undefined", 1]
-                assert page.locator("main :is(img, svg, script, b[onclick], title)").count() == 0
+                assert page.evaluate("[typeof flag, document.scripts.length]") == ["undefined", 2]
+                assert page.locator("main :is(img, svg:not(#curves), script, b[onclick], title)").count() == 0
                 assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             spelled_out = re.sub("[\u2028\u2029\u202e\u2067\x00\x07]", lambda found: f"U+{ord(found[0]):04X}", text)
             assert page.locator("#text").text_content() == spelled_out
@@ -682,7 +996,16 @@ def test_axe_finds_nothing_serious(report: Path, open_report: OpenReport, scheme
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_red_leaves_the_text_readable(report: Path, open_report: OpenReport, scheme: str) -> None:
+def test_axe_finds_nothing_serious_in_a_check(checked_report: Path, open_report: OpenReport, scheme: str) -> None:
+    for address in ("view=summary", "review=0&without=5", "review=1&without=w2", "review=2", "review=0&method=1"):
+        with open_report(checked_report, f"#view=reading&{address}", color_scheme=scheme, bypass_csp=True) as page:
+            axe(page, f"{address}, {scheme}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_leaves_the_text_readable(
+    report: Path, checked_report: Path, open_report: OpenReport, scheme: str
+) -> None:
     contrasts = """() => {
         const numbers = (colour) => {
             const found = colour.match(/[\\d.]+/g).map(Number);
@@ -709,6 +1032,8 @@ def test_every_red_leaves_the_text_readable(report: Path, open_report: OpenRepor
     }"""
     for view in ("reading", "classic"):
         with open_report(report, f"#review=10&view={view}", color_scheme=scheme) as page:
+            assert page.evaluate(contrasts) >= 4.5
+        with open_report(checked_report, f"#review=0&view={view}", color_scheme=scheme) as page:
             assert page.evaluate(contrasts) >= 4.5
 
 
@@ -774,6 +1099,15 @@ def test_by_keyboard_alone(report: Path, open_report: OpenReport) -> None:
         assert {"summary", "classic", "search", "list", "next", "method", "text"} <= set(names)
         assert len(stops) < 40, "words are no tab stops"
         assert all(ring != "none" for _, ring in stops), stops
+
+
+def test_a_check_fits_a_phone(checked_report: Path, open_report: OpenReport) -> None:
+    with open_report(checked_report, "#view=reading&review=0", width=360, height=740, has_touch=True) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        places = [page.locator(selector).bounding_box()["y"] for selector in ("#text", "#curves", "#strongest")]
+        assert places == sorted(places), "the check follows the text"
+        page.locator("#leading button").nth(2).tap()
+        assert len(struck(page)) == 1
 
 
 def test_a_phone_never_scrolls_sideways_and_has_the_list(report: Path, open_report: OpenReport) -> None:
@@ -843,7 +1177,7 @@ def test_without_reviews(tmp_path: Path, open_report: OpenReport) -> None:
 
 def large_reviews(number: int) -> Iterator[ExplainedReview]:
     text = " ".join(["An ordinary film with, here and there, an extraordinary moment."] * 24)
-    return (explained(f"{index} {text}", index, num_heads=12) for index in range(number))
+    return (with_check(explained(f"{index} {text}", index, num_heads=12)) for index in range(number))
 
 
 def seconds_to_open(page: Any, path: Path) -> float:

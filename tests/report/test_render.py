@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bertlens.explanations.explainer import ExplainedReview
+from bertlens.explanations.faithfulness import Check
 from bertlens.explanations.methods import Method, MethodRow, attention_rows
 from bertlens.explanations.selection import Selection
 from bertlens.explanations.settings import SelectionSettings
@@ -41,6 +42,8 @@ def explained(text: str = "Good film.", *, index: int = 0, num_heads: int = 2, *
         "text": text,
         "label": 1,
         "probabilities": np.array([0.25, 0.75], dtype=np.float32),
+        "contrast": 0,
+        "ids": [0] * (len(pieces) + 2),
         "tokens": ["[CLS]", *(text[start:end].lower() for start, end in pieces), "[SEP]"],
         "offsets": [(0, 0), *pieces, (0, 0)],
         "rows": attention_rows(12, np.asarray(weights, dtype=np.float32)),
@@ -48,13 +51,46 @@ def explained(text: str = "Good film.", *, index: int = 0, num_heads: int = 2, *
     return ExplainedReview(**fields | changes)
 
 
+def check(predicted: float = 0.1, *, num_words: int = 20, num_classes: int = 2) -> Check:
+    """The prediction (class 1) falls to `predicted` without the leading words, and to between .8 and .9 by chance."""
+
+    def all_classes(probabilities: Any) -> Any:
+        others = np.repeat((1 - np.asarray(probabilities))[..., None] / (num_classes - 1), num_classes, axis=-1)
+        others[..., 1] = probabilities
+        return others.astype(np.float32)
+
+    counts = [number for number in (1, 2, 5, 10, 15, 20) if number <= num_words]
+    steps = np.linspace(0.95, predicted, 1 + num_words)
+    return Check(
+        order=list(range(num_words)),
+        removed=all_classes(steps),
+        kept=all_classes(steps[::-1]),
+        alone=all_classes(np.linspace(0.7, 0.94, num_words)),
+        random_counts=counts,
+        random=all_classes(np.linspace(0.8, 0.9, 10 * len(counts)).reshape(10, -1)),
+        agreement=0.9321,
+    )
+
+
+def signed_row(values: Any, **changes: Any) -> MethodRow:
+    return MethodRow(SIGNED, SIGNED.name, np.asarray(values, dtype=np.float32), **changes)
+
+
 def full_review(index: int) -> ExplainedReview:
-    """As large as they get: 12 heads, 256 pieces, 1,400 characters."""
+    """As large as they get: a row with a sign and 12 heads, 256 pieces, 1,400 characters, and a check."""
     text = " ".join(["word"] * 254) + " and some text that was cut off" * 4
     offsets = [(5 * place, 5 * place + 4) for place in range(254)]
     weights = np.random.default_rng(index).random((12, 256), dtype=np.float32)
     tokens = ["[CLS]", *["word"] * 254, "[SEP]"]
-    return explained(text, index=index, tokens=tokens, offsets=[(0, 0), *offsets, (0, 0)], weights=weights)
+    contribution = signed_row(weights[0] - weights[1], nothing=0.5, nothing_probabilities=np.array([0.25, 0.75]))
+    return explained(
+        text,
+        index=index,
+        tokens=tokens,
+        offsets=[(0, 0), *offsets, (0, 0)],
+        rows=[contribution, *attention_rows(12, weights)],
+        check=check(),
+    )
 
 
 def render(path: Path, reviews: Any, **changes: Any) -> str:
@@ -96,6 +132,7 @@ class Elements(HTMLParser):
         return json.loads(self.blocks["script", name])
 
 
+SIGNED = Method(name="Contribution", sentence="What it adds.", signed=True, summed=True, number="contribution")
 ROLLOUT = Method(name="Rollout", sentence="How much of a piece arrives.", signed=False, summed=True)
 
 
@@ -127,7 +164,61 @@ def test_the_page_holds_the_reviews_as_they_are(tmp_path: Path) -> None:
         "number": "weight",
         "rows": ["Rollout"],
     }
+    assert facts["scales"] == [None, None]
     assert ROLLOUT.sentence in page.text
+
+
+def test_the_page_holds_what_a_row_adds_beside_its_pieces(tmp_path: Path) -> None:
+    nothing = {"nothing": -2.5, "nothing_probabilities": np.array([0.924, 0.076]), "padding": 0.25}
+    review = explained("Good film")
+    review.rows.insert(0, signed_row([0, 0.5, -0.25, 0.125], **nothing))
+    [row] = Elements(render(tmp_path / "report.html", [review])).json("report-reviews")
+    assert row["contrast"] == 0
+    assert row["outside"] == {"0": {"nothing": -2.5, "probabilities": [0.924, 0.076], "padding": 0.25}}
+    assert row["check"] is None
+
+
+def test_full_colour_is_the_same_number_in_every_review(tmp_path: Path) -> None:
+    reviews = [explained("Good film", index=index) for index in range(3)]
+    for review, largest in zip(reviews, (0.5, -1.5, 0.75), strict=True):
+        review.rows.append(signed_row([9, largest, 0.25, 9]))  # [CLS] and [SEP] are no words
+    facts = Elements(render(tmp_path / "report.html", reviews)).json("report-facts")
+    assert facts["scales"] == [None, 0.75], "half of the reviews have a larger one"
+
+
+def test_the_page_holds_the_check(tmp_path: Path) -> None:
+    review = explained("Good film " * 20, check=check(num_classes=3), probabilities=np.array([0.02, 0.95, 0.03]))
+    page = Elements(render(tmp_path / "report.html", [review], label_names=["a", "b", "c"]))
+    [row] = page.json("report-reviews")
+    held = row["check"]
+    assert held["order"] == list(range(20))
+    assert held["removed"][0] == [0.95, 1]
+    assert held["removed"][-1] == [0.1, 0], "the first of the classes that are then the most probable"
+    assert held["kept"][0] == [0.1, 0]
+    assert held["alone"][-1] == [0.94, 1]
+    assert held["counts"] == [1, 2, 5, 10, 15, 20]
+    assert held["low"][0] == 0.8
+    assert held["high"][-1] == 0.9
+    assert held["agreement"] == 0.9321
+    assert held["holds"] is True
+
+
+def test_a_reason_holds_if_it_beats_each_random_order(tmp_path: Path) -> None:
+    checks = [
+        check(),
+        check(0.86),  # falls to .90 in the mean: above the lowest of the random orders
+        check(num_words=5),
+        None,
+    ]
+    reviews = [explained("Good film " * 20, index=index, check=given) for index, given in enumerate(checks)]
+    source = render(tmp_path / "report.html", reviews)
+    held = [row["check"] and row["check"]["holds"] for row in Elements(source).json("report-reviews")]
+    assert held == [True, False, None, None]
+    text = " ".join("".join(Elements(source).text).split())
+    assert (
+        "For 3 of them the report measured how sure the model is without the words that lead. "
+        "The reason holds for 1, and not for review 1. For 1 there are too few words to tell." in text
+    )
 
 
 def test_hostile_texts_are_data_and_nothing_else(tmp_path: Path) -> None:
@@ -161,7 +252,7 @@ def test_hostile_names_titles_and_facts_are_text(tmp_path: Path) -> None:
         assert not re.search("[\u202e\u2028\u2029\ufeff\x00\x1b]", source)
 
 
-def test_the_policy_allows_the_one_script_and_the_one_style(tmp_path: Path) -> None:
+def test_the_policy_allows_these_scripts_and_this_style(tmp_path: Path) -> None:
     page = Elements(render(tmp_path / "report.html", [explained()]))
     [policy] = [
         attributes["content"] or ""
@@ -171,9 +262,12 @@ def test_the_policy_allows_the_one_script_and_the_one_style(tmp_path: Path) -> N
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
     assert rules["trusted-types"] == "'none'"
-    for tag in ("script", "style"):
-        digest = hashlib.sha256(page.blocks[tag, None].encode()).digest()
-        assert rules[f"{tag}-src"] == f"'sha256-{base64.b64encode(digest).decode()}'"
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for tag, number in (("script", 2), ("style", 1)):
+        blocks = re.findall(f"<{tag}>(.*?)</{tag}>", source, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks]
+        assert len(digests) == number
+        assert rules[f"{tag}-src"] == " ".join(f"'sha256-{digest}'" for digest in digests)
     # before it nothing may run or load
     tags = [tag for tag, _ in page.tags]
     assert tags[:4] == ["html", "head", "meta", "meta"]
@@ -182,8 +276,9 @@ def test_the_policy_allows_the_one_script_and_the_one_style(tmp_path: Path) -> N
     )
 
 
-def test_the_script_turns_no_string_into_html() -> None:
-    script = (Path(render_report.__code__.co_filename).parent / "script.js").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["script.js", "check.js"])
+def test_the_scripts_turn_no_string_into_html(name: str) -> None:
+    script = (Path(render_report.__code__.co_filename).parent / name).read_text(encoding="utf-8")
     code = re.sub(r"(?m)^\s*//.*$", "", script)
     for sink in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
         assert sink not in code
@@ -212,7 +307,7 @@ def test_without_the_splits_accuracy_there_is_none(tmp_path: Path) -> None:
     text = page_text(tmp_path, [explained(label=0)], selection=Selection(sentence="review 3", num_split_reviews=80))
     assert "Summary 1 review This report shows review 3: 0 predicted right, 1 wrong." in text
     assert "accuracy" not in text
-    assert " % " not in text.partition("Words with the largest")[0]
+    assert " % " not in text.partition("Words that tell most")[0]
 
 
 def test_the_head_names_model_rate_epoch_and_accuracy(tmp_path: Path) -> None:
@@ -251,9 +346,19 @@ def test_the_summary_counts(tmp_path: Path) -> None:
         "label negative 0 ✓ right: label negative, predicted negative 1 ✗ wrong: label negative, predicted positive "
         "label positive 0 ✗ wrong: label positive, predicted negative 2 ✓ right: label positive, predicted positive"
     ) in text
-    assert "Words with the largest attention weight, by predicted class" in text
-    assert "positive 3 reviews WordWeightReviews good 0.3752 bad 0.2002" in text
-    assert "negative 0 reviews WordWeightReviews none" in text
+    assert (
+        "Words that tell most, by predicted class Mean attention weight per occurrence of a whole word "
+        "(Attention, layer 12: Mean of the heads), the largest of each class." in text
+    )
+    assert "positive 3 reviews WordMeanReviews good 0.3752 bad 0.2002" in text
+    assert "negative 0 reviews WordMeanReviews none" in text
+
+
+def test_words_that_speak_against_their_class_do_not_tell_most_of_it(tmp_path: Path) -> None:
+    text = page_text(tmp_path, [explained("good bad", rows=[signed_row([0, 0.5, -0.25, 0.25])])])
+    assert "(Contribution), the largest of each class." in text
+    assert "positive 1 review WordMeanReviews good 0.5001 " in text
+    assert "bad -0.250" not in text
 
 
 def test_without_labels_nothing_is_right_or_wrong(tmp_path: Path) -> None:
@@ -272,9 +377,9 @@ def test_no_reviews_make_a_page_too(tmp_path: Path) -> None:
     assert Elements(render(tmp_path / "report.html", [])).json("report-reviews") == []
 
 
-def test_64_reviews_stay_under_3_megabytes(tmp_path: Path) -> None:
+def test_64_reviews_stay_under_4_megabytes(tmp_path: Path) -> None:
     render(tmp_path / "report.html", map(full_review, range(64)))
-    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+    assert (tmp_path / "report.html").stat().st_size < 4_000_000
 
 
 def test_1000_reviews_stay_under_30_megabytes(tmp_path: Path) -> None:

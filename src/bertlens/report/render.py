@@ -1,7 +1,9 @@
-"""The report page: page.html.jinja with style.css and script.js inlined, and the reviews as JSON.
+"""The report page: page.html.jinja with style.css, check.js and script.js inlined, and the reviews as JSON.
 
-The text of reviewers, label names and file names is untrusted: Jinja escapes it, and script.js puts it on the page as
-text only. If both fail, the page's Content-Security-Policy lets nothing load, and nothing run but those two files.
+The text of reviewers, label names and file names is untrusted: Jinja escapes it, and the scripts put it on the page as
+text only. If both fail, the page's Content-Security-Policy lets nothing load, and nothing run but those files.
+
+Shapes: C classes, R numbers of words taken away at random.
 """
 
 import base64
@@ -19,8 +21,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from bertlens.explanations.explainer import ExplainedReview
+from bertlens.explanations.faithfulness import Check
 from bertlens.explanations.methods import MethodRow
 from bertlens.explanations.selection import Selection
 from bertlens.explanations.words import find_words, piece_kinds, word_text, word_weights
@@ -30,6 +34,7 @@ from bertlens.system.files import atomic_write
 FOLDER = Path(__file__).parent
 NUM_TOP_WORDS = 12
 MAX_WORD_LENGTH = 40  # of a word in the summary; longer ones are cut
+MIN_WORDS_TO_JUDGE = 6  # of fewer words, one of ten random orders often begins as the leading words do
 KIND_LETTERS = {"words": "w", "punctuation": "p", "[CLS]": "c", "[SEP]": "s"}
 
 
@@ -47,13 +52,15 @@ def render_report(
     The reviews are taken and written one by one, so memory grows only by the summary's counts. All have the same rows
     of numbers. facts: what the report was made from, value by name.
     """
-    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))
+    style, *scripts = (
+        Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "check.js", "script.js")
+    )
     summary = _Summary(len(label_names))
     template = _environment().get_template("page.html.jinja")
     pieces = template.generate(
-        policy=_policy(style, script),
+        policy=_policy(style, scripts),
         style=style,
-        script=script,
+        scripts=scripts,
         title=title,
         facts=facts,
         label_names=[visible(name) for name in label_names],
@@ -82,13 +89,14 @@ def _environment() -> Environment:
     return environment
 
 
-def _policy(style: str, script: str) -> str:
-    """Return a policy under which the page loads and sends nothing, and runs only this script and style."""
-    script_hash, style_hash = (
-        base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode() for content in (script, style)
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """Return a policy under which the page loads and sends nothing, and runs only these scripts and this style."""
+    style_hash, *script_hashes = (
+        f"'sha256-{base64.b64encode(hashlib.sha256(content.encode('utf-8')).digest()).decode()}'"
+        for content in (style, *scripts)
     )
     return (
-        f"default-src 'none'; script-src 'sha256-{script_hash}'; style-src 'sha256-{style_hash}'; "
+        f"default-src 'none'; script-src {' '.join(script_hashes)}; style-src {style_hash}; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
@@ -105,6 +113,55 @@ def _base64(rows: Sequence[MethodRow]) -> str:
     return base64.b64encode(np.stack([row.values for row in rows]).astype("<f4").tobytes()).decode("ascii")
 
 
+def _outside(rows: Sequence[MethodRow]) -> dict[int, dict[str, Any]]:
+    """Return what a row's sum holds beside its word pieces, by the row's place."""
+    return {
+        place: {
+            "nothing": row.nothing,
+            "probabilities": None if row.nothing_probabilities is None else _shares(row.nothing_probabilities),
+            "padding": row.padding,
+        }
+        for place, row in enumerate(rows)
+        if row.nothing is not None or row.padding
+    }
+
+
+def _shares(probabilities: NDArray[np.floating[Any]]) -> list[float]:
+    return [round(float(probability), 5) for probability in probabilities]
+
+
+def _check(check: Check, predicted: int) -> dict[str, Any]:
+    """Return what the page holds of a check: probabilities of the prediction, and which class is predicted then."""
+
+    def measured(probabilities: NDArray[np.float32]) -> list[tuple[float, int]]:
+        return list(zip(_shares(probabilities[:, predicted]), probabilities.argmax(axis=1).tolist(), strict=True))
+
+    random = check.random[:, :, predicted]  # [10, R]
+    return {
+        "order": check.order,
+        "removed": measured(check.removed),
+        "kept": measured(check.kept),
+        "alone": measured(check.alone),
+        "counts": check.random_counts,
+        "low": _shares(random.min(axis=0)),
+        "high": _shares(random.max(axis=0)),
+        "agreement": check.agreement,
+        "holds": _holds(check, predicted),
+    }
+
+
+def _holds(check: Check, predicted: int) -> bool | None:
+    """Return whether the leading words lower the prediction's probability more than each random order does.
+
+    In the mean over the numbers of words that were taken away at random. None where a random order is too easily the
+    leading one.
+    """
+    if len(check.order) < MIN_WORDS_TO_JUDGE:
+        return None
+    leading = check.removed[check.random_counts, predicted].mean()
+    return bool(leading < check.random[:, :, predicted].mean(axis=1).min())
+
+
 class _Summary:
     """Counts over the reviews so far."""
 
@@ -114,6 +171,10 @@ class _Summary:
         self.hidden: dict[str, str] = {}  # characters that the page must spell out, with their names
         self.confusion = np.zeros((num_classes, num_classes), dtype=int)  # label by predicted class
         self.num_predicted = [0] * num_classes
+        self.checked: list[int] = []  # places of the reviews that can be checked by hand
+        self.num_holding = 0  # of these, those whose reason holds
+        self.doubtful: list[tuple[int, int]] = []  # places and indices of those whose reason does not
+        self._largest: dict[str, list[float]] = defaultdict(list)  # by method: the largest word of each review
         # by predicted class, then by word: the sum of its weights, its occurrences, the reviews with it
         self._words: list[dict[str, list[float]]] = [defaultdict(lambda: [0.0, 0, 0]) for _ in range(num_classes)]
 
@@ -125,6 +186,12 @@ class _Summary:
         ]
         self.methods = self.methods or methods
         assert methods == self.methods, f"review {review.index} has other rows than the reviews before it"
+        check = None if review.check is None else _check(review.check, review.predicted)
+        if check is not None:
+            self.checked.append(self.num_reviews)
+            self.num_holding += check["holds"] is True
+            if check["holds"] is False:
+                self.doubtful.append((self.num_reviews, review.index))
         self.num_reviews += 1
         self.hidden |= {
             character: unicodedata.name(character, "CONTROL CHARACTER").lower()
@@ -135,6 +202,10 @@ class _Summary:
         if review.label is not None:
             self.confusion[review.label, review.predicted] += 1
         words = find_words(review.tokens, review.offsets, review.text)
+        for method, rows in groupby(review.rows, key=lambda row: row.method):
+            if method.signed:
+                largest = max(np.abs(word_weights(words, row.values)).max(initial=0) for row in rows)
+                self._largest[method.name].append(float(largest))
         counts = self._words[review.predicted]
         here = set()
         for word, weight in zip(words, word_weights(words, review.rows[0].values), strict=True):
@@ -161,8 +232,20 @@ class _Summary:
             "kinds": "".join(KIND_LETTERS[kind] for kind in piece_kinds(review.tokens, review.offsets)),
             "words": [word.last - word.first for word in words],
             "values": _base64(review.rows),
+            "contrast": review.contrast,
+            "outside": _outside(review.rows),
+            "check": check,
             "spans": [(places[start], places[end]) for start, end in sorted(review.spans)],
         }
+
+    @property
+    def scales(self) -> list[float | None]:
+        """The number of each method that is painted in full on the whole page: half of the reviews have a larger one.
+
+        None for a method without a sign, which is painted by the largest number of each text.
+        """
+        largest = [self._largest[method["name"]] for method in self.methods]
+        return [float(np.median(sizes)) or 1.0 if sizes else None for sizes in largest]
 
     @property
     def num_labelled(self) -> int:
@@ -181,7 +264,7 @@ class _Summary:
         means = [
             (word, total / occurrences, int(reviews))
             for word, (total, occurrences, reviews) in self._words[predicted].items()
-            if reviews >= self.min_reviews(predicted)
+            if reviews >= self.min_reviews(predicted) and total > 0
         ]
         return sorted(means, key=lambda row: (-row[1], row[0]))[:NUM_TOP_WORDS]
 

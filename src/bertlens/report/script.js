@@ -2,7 +2,8 @@
 // and the page's policy (trusted-types 'none') would refuse it. Styles are set through CSSOM, which the policy allows.
 //
 // One object, `state`, says what is on screen; the address holds it; `go(changes)` is the only way to change it.
-// The page knows methods by name, sentence, sign and rows; a row holds one number per word piece.
+// The page knows methods by name, sentence, sign and rows; a row holds one number per word piece. What stands beside the
+// text of a review is in check.js.
 "use strict";
 (() => {
 
@@ -22,6 +23,7 @@ function el(tag, given = "", ...children) { // given: a class, or attributes
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 const largest = (numbers) => numbers.reduce((most, number) => Math.max(most, Math.abs(number)), 0);
+const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(3)}`;
 
 // --------------------------------------------------------------------------------------------------- text from reviews
 
@@ -68,8 +70,9 @@ reviews.forEach((review, place) => {
 });
 
 const methods = report.methods;
-methods.forEach((method, at) => { // the number of its first row
+methods.forEach((method, at) => { // first: the number of its first row; scale: what is painted in full, null: each text's
   method.first = at ? methods[at - 1].first + methods[at - 1].rows.length : 0;
+  method.scale = report.scales[at];
 });
 
 // A review with its numbers unpacked; only the one on screen is.
@@ -131,13 +134,14 @@ const ALLOWED = {
   method: numbers(methods.length),
   row: numbers(Math.max(0, ...methods.map((method) => method.rows.length))),
   unit: ["words", "pieces"],
+  without: [...numbers(21), ...numbers(20).map((place) => `w${place}`)], // so many leading words, or this one alone
   result: ["all", "right", "wrong"],
   label: classes,
   predicted: classes,
   sort: ["order", "surest", "unsurest"],
 };
 const NO_FILTER = { result: "all", label: "any", predicted: "any", sort: "order", q: "" };
-const DEFAULTS = { view: "summary", review: null, method: "0", row: "0", unit: "words", ...NO_FILTER };
+const DEFAULTS = { view: "summary", review: null, method: "0", row: "0", unit: "words", without: "0", ...NO_FILTER };
 if (reviews.length === 1) Object.assign(DEFAULTS, { view: "reading", review: 0 }); // it is what the page is about
 let state = {};
 let shown = []; // places of the reviews that the filters leave, in the list's order
@@ -181,7 +185,7 @@ function show(next) {
 
 function openReview(place, view = state.view === "classic" ? "classic" : "reading") {
   if (place === undefined) return;
-  go({ review: place, view });
+  go({ review: place, view, ...(place === state.review ? {} : { without: "0" }) });
   const { index, predicted, right } = reviews[place];
   const result = right === null ? "" : right ? ", right" : ", wrong";
   $("live").textContent = `Review ${index}: ${report.labels[predicted]}${result}`;
@@ -293,11 +297,10 @@ function pairs(list, rows) {
     el("div", "", el("dt", "", el("bdi", "", name)), el("dd", "number", percent(share)))));
 }
 
-// Each unit in red by its weight, or in blue where it is negative.
-function paint(block, weights) {
-  const most = largest(weights) || 1;
+// Each unit by its weight; negative ones have another hue. most: the weight that is painted in full.
+function paint(block, weights, most = largest(weights) || 1) {
   block.elements.forEach((element, n) => {
-    element.style.setProperty("--a", Math.abs(weights[n] / most).toFixed(4));
+    element.style.setProperty("--a", Math.min(Math.abs(weights[n] / most), 1).toFixed(4));
     element.classList.toggle("against", weights[n] < 0);
   });
 }
@@ -309,17 +312,11 @@ function showReading() {
   if (drawn.unit !== state.unit) drawText(units);
   const row = open.row(method, rowNumber);
   const block = blocks.get($("text"));
-  block.setWeights(unitWeights(units, row));
-  paint(block, block.weights);
+  block.setWeights(unitWeights(units, row), method);
+  paint(block, block.weights, method.scale ?? undefined);
   $("reading-title").textContent = method.rows.length > 1 ? `${method.name}: ${method.rows[rowNumber]}` : method.name;
-  $("sentence").textContent = method.sentence;
-  $("scale-caption").textContent = `0 to ${largest(block.weights).toFixed(3)}, the largest weight on this text`;
-  $("against-legend").hidden = !method.signed;
-  $("shares").hidden = !method.summed || method.signed;
   showRows(method, rowNumber, units);
-  const kinds = [["words", "w"], ["punctuation", "p"], ["[CLS]", "c"], ["[SEP]", "s"]];
-  pairs($("shares"), kinds.map(([name, kind]) => [name, open.share(row, kind)]));
-  showStrongest(block, method.number);
+  beside.show({ open, method, rowNumber, block, units, without: state.without });
   for (const input of all("#units input")) input.checked = input.value === state.unit;
   drawn.unit = state.unit;
 }
@@ -332,15 +329,18 @@ class Block {
     blocks.set(root, this);
   }
 
-  setWeights(weights) { // order: the units by weight, strongest first
-    this.weights = weights;
+  setWeights(weights, method) { // order: the units by weight, strongest first
+    Object.assign(this, { weights, method, notes: new Map() }); // notes: what else a unit says of itself
     const strength = weights.map(Math.abs);
     this.order = [...weights.keys()].sort((a, b) => strength[b] - strength[a] || a - b);
   }
 
   describe(n) {
-    return [`weight ${this.weights[n].toFixed(3)}`, `rank ${this.order.indexOf(n) + 1} of ${this.weights.length}`,
-      `${this.noun} ${n + 1} of ${this.weights.length}`];
+    const weight = this.weights[n];
+    const { number, signed: hasSign } = this.method;
+    return [hasSign ? `${number} ${signed(weight)}, ${weight < 0 ? "against" : "for"} the prediction`
+      : `weight ${weight.toFixed(3)}`, `rank ${this.order.indexOf(n) + 1} of ${this.weights.length}`,
+    `${this.noun} ${n + 1} of ${this.weights.length}`, ...(this.notes.get(n) ?? [])];
   }
 }
 
@@ -367,8 +367,6 @@ function drawText(units) {
   const names = units.map(({ start, end }) => excerpt(text, start, Math.min(end - start, 60)));
   const pieces = units.map(({ from, to }) => excerpt(tokens.slice(from, to).join(" "), 0, 80));
   new Block(root, state.unit === "words" ? "word" : "piece", names, pieces, elements);
-  $("unseen-legend").hidden = !root.querySelector(".unseen");
-  $("span-legend").hidden = !open.review.spans.length;
 }
 
 // Characters [start, end), with those that decide the label underlined.
@@ -383,17 +381,6 @@ function appendMarked(parent, start, end) {
     at = Math.min(to, end);
   }
   appendText(parent, text.slice(at, end));
-}
-
-function showStrongest(block, number) {
-  $("strongest-title").textContent = `${state.unit === "words" ? "Words" : "Word pieces"} with the largest ${number}`;
-  const words = block.order.filter((n) => /[\p{L}\p{N}]/u.test(block.names[n])).slice(0, 8);
-  $("strongest").replaceChildren(...words.map((n) => {
-    const button = el("button", { class: "bar", type: "button" }, el("bdi", "", block.names[n]));
-    button.style.setProperty("--share", Math.abs(block.weights[n] / block.weights[block.order[0]]));
-    button.addEventListener("click", () => { $("text").focus(); pointAt(block, n); });
-    return el("li", "", button, el("span", "number", block.weights[n].toFixed(3)));
-  }));
 }
 
 // The method's rows as buttons, each with the text as a strip of colour.
@@ -419,7 +406,7 @@ function rowButton(method, name, at, units) {
   const letters = sum(units.map(({ start, end }) => end - start));
   let done = 0;
   strip.style.background = `linear-gradient(to right, ${units.map(({ start, end }, n) => {
-    const colour = weights[n] < 0 ? "--cold" : "--hot";
+    const colour = method.signed ? weights[n] < 0 ? "--against" : "--for" : "--hot";
     const from = done;
     done += (100 * (end - start)) / letters;
     return `color-mix(in srgb, var(${colour}) ${100 * Math.abs(weights[n] / most)}%, var(--soft)) ${from}% ${done}%`;
@@ -440,9 +427,9 @@ function showClassic() {
   const names = tokens.slice(0, end).map(plain);
   const pictures = method.rows.map((title, at) => {
     const elements = names.map((name) => el("span", "unit", ` ${name}`));
-    const root = el("div", { class: "text", tabindex: 0, role: "group", "aria-label": title }, ...elements);
+    const root = el("div", { class: method.signed ? "text signed" : "text", tabindex: 0, role: "group", "aria-label": title }, ...elements);
     const block = new Block(root, "piece", names, names, elements);
-    block.setWeights([...open.row(method, at)]);
+    block.setWeights([...open.row(method, at)], method);
     paint(block, block.weights);
     return el("section", "picture", el("h3", "", title), root);
   });
@@ -495,8 +482,9 @@ function pointAt(block, n) {
 
 function onTextKey(key, block) {
   const last = block.elements.length - 1;
-  const next = { ArrowRight: block.current + 1, ArrowLeft: block.current - 1, Home: 0, End: last }[key];
+  const next = { ArrowRight: block.current + 1, ArrowLeft: block.current - 1, Home: 0, End: last, Enter: block.current }[key];
   if (next === undefined || last < 0) return false;
+  if (key === "Enter") beside.take(block, next);
   pointAt(block, Math.min(Math.max(next, 0), last));
   return true;
 }
@@ -540,12 +528,17 @@ function onKey({ key, target, ctrlKey, metaKey, altKey }) {
 
 function onClick({ target }) {
   const unit = target.closest(".text .unit");
-  if (unit) pointAt(blocks.get(unit.closest(".text")), Number(unit.dataset.n));
-  const button = target.closest("[data-view], [data-row], [data-place], [data-show]");
-  const { view, row, place, show: filter } = button?.dataset ?? {};
+  if (unit) {
+    const block = blocks.get(unit.closest(".text"));
+    beside.take(block, Number(unit.dataset.n));
+    pointAt(block, Number(unit.dataset.n));
+  }
+  const button = target.closest("[data-view], [data-row], [data-place], [data-show], [data-without]");
+  const { view, row, place, show: filter, without } = button?.dataset ?? {};
   if (view === "summary") go({ view });
   else if (view) openReview(state.review ?? shown[0] ?? placeOf.get(reviews[0]?.index), view);
   else if (row) go({ row });
+  else if (without) go({ without: state.without === without ? "0" : without });
   else if (place) {
     openReview(Number(place));
     if (document.body.classList.contains("panel-open")) leavePanel();
@@ -579,6 +572,7 @@ function listen() {
   on("filters", "submit", (event) => event.preventDefault());
   on("method", "change", ({ target }) => go({ method: target.value }));
   on("units", "change", ({ target }) => go({ unit: target.value }));
+  on("without", "input", ({ target }) => go({ without: target.value }));
   on("previous", "click", () => step(-1));
   on("next", "click", () => step(1));
   on("open-list", "click", () => showPanel(true));
@@ -592,6 +586,7 @@ function listen() {
 // --------------------------------------------------------------------------------------------------------------- start
 
 const TITLE = document.title;
+const beside = makeBeside({ $, el, all, report, reviews, percent, signed, excerpt, pairs, pointAt, go });
 for (const element of all("[data-share]")) element.style.setProperty("--share", element.dataset.share);
 $("method-control").hidden = methods.length < 2;
 listen();
