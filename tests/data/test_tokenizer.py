@@ -253,3 +253,10 @@ def test_the_fingerprint_is_that_of_0_1_0(tiny):
     """So that word pieces cached by 0.1.0 are found; other keys of the settings do not count."""
     tokenizer = tiny(max_length=48, batch_size=7)
     assert tokenizer.fingerprint == "64253620254aae59a6c5370f3ea91e72a029e9cfb3676ee2c4b68359a0c4a24d"
+
+
+def test_the_id_of_mask_is_asked_for_only_where_it_is_needed(tiny, tiny_vocabulary):
+    assert tiny().mask_id == tiny_vocabulary.index("[MASK]")
+    without = ReviewTokenizer([token for token in tiny_vocabulary if token != "[MASK]"], DataSettings(lowercase=True))
+    with pytest.raises(InputError, match=r"vocab\.txt has no \[MASK\]"):
+        _ = without.mask_id

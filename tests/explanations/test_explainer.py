@@ -10,8 +10,10 @@ import transformers
 
 from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer
+from bertlens.errors import InputError
 from bertlens.explanations.explainer import Explainer, ReviewToExplain
 from bertlens.explanations.methods import attention_rollout
+from bertlens.model.bert import run_layers
 from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
 from bertlens.model.pretrained import find_pretrained
 from bertlens.model.settings import ModelSettings
@@ -24,17 +26,19 @@ TEXTS = [
 ]
 
 
-def make_explainer(folder, *, padding="longest", **options) -> Explainer:
-    model = ModelSettings(pretrained=str(folder))
+def make_explainer(
+    folder, *, padding="longest", labels=("negative", "positive"), frozen_dtype="float32", model=None, **options
+) -> Explainer:
+    model = ModelSettings(pretrained=str(folder), **(model or {}))
     pretrained = find_pretrained(model)
     max_length = min(256, pretrained.config.max_position_embeddings)
     info = CheckpointInfo(
         model=model,
         data=DataSettings(max_length=max_length, lowercase=True, padding=padding),
-        frozen_dtype="float32",
+        frozen_dtype=frozen_dtype,
         sha256={},
         config=pretrained.config,
-        label_names=["negative", "positive"],
+        label_names=list(labels),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -43,13 +47,20 @@ def make_explainer(folder, *, padding="longest", **options) -> Explainer:
     return Explainer(classifier, ReviewTokenizer(pretrained.vocabulary, info.data), info, **options)
 
 
+def draw_head(explainer) -> None:
+    """Give the head weights that tell the classes apart, and reviews too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        torch.nn.init.normal_(explainer.classifier.head.weight, std=0.3)
+
+
 def to_explain(texts):
     return [ReviewToExplain(index=index, text=text) for index, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("every_layer", [False, True])
 def test_the_weights_are_what_transformers_computes(minilm_folder, every_layer):
-    explainer = make_explainer(minilm_folder, tokens_per_batch=800)
+    explainer = make_explainer(minilm_folder, tokens_per_batch=800, methods=["attention"])
     peer = transformers.BertModel.from_pretrained(minilm_folder, attn_implementation="eager").eval()
     explained = list(explainer.explain(to_explain(TEXTS), every_layer=every_layer))
     assert [review.text for review in explained] == TEXTS
@@ -68,6 +79,140 @@ def test_the_weights_are_what_transformers_computes(minilm_folder, every_layer):
         for (_, (mean, *heads)), expected in zip(found, reversed(attentions), strict=False):
             np.testing.assert_allclose([head.values for head in heads], expected[:, 0], atol=1e-5)
             np.testing.assert_allclose(mean.values, expected[:, 0].mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("every_layer", [False, True])
+@pytest.mark.parametrize("trainable_layers", [0, 1, 3, "all"])
+def test_attention_is_that_of_one_pass_to_the_last_digit(tiny_model, trainable_layers, every_layer, frozen_dtype):
+    """As before the methods that read the states below the top layer: a pass in two parts, frozen and trained."""
+    explainer = make_explainer(
+        tiny_model, methods=["attention"], model={"trainable_layers": trainable_layers}, frozen_dtype=frozen_dtype
+    )
+    classifier = explainer.classifier.eval()
+    depth, layers = classifier.frozen_depth or 0, classifier.bert.encoder.layer
+    ids, mask = explainer._pad(explainer.tokenizer.ids(TEXTS))
+    expected = []
+    with torch.inference_mode():
+        hidden = classifier.bert.embeddings(ids)
+        for part in (layers[:depth], layers[depth:]):
+            cls_only = not every_layer and len(part) > 0 and part[-1] is layers[-1]
+            hidden, probs = run_layers(part, hidden, mask, cls_only=cls_only, return_probs=every_layer)
+            hidden = hidden.to(classifier.head.weight.dtype)
+            expected += probs
+        probabilities = classifier.head(hidden[:, 0]).softmax(dim=1)
+    assert explainer.reviews_per_batch >= len(TEXTS)
+    for place, review in enumerate(explainer.explain(to_explain(TEXTS), every_layer=every_layer)):
+        np.testing.assert_array_equal(review.probabilities, probabilities[place])
+        rows = [row for row in review.rows if row.method.name.startswith("Attention")]
+        assert len(rows) == len(expected) * 5
+        for layer, (mean, *heads) in zip(
+            reversed(expected), [rows[start : start + 5] for start in range(0, len(rows), 5)], strict=True
+        ):
+            paid = layer[place, :, 0, : len(review.ids)].numpy()
+            np.testing.assert_array_equal([head.values for head in heads], paid)
+            np.testing.assert_array_equal(mean.values, paid.mean(axis=0))
+
+
+def test_the_first_method_leads_and_rollout_records_every_layer(tiny_model):
+    explainer = make_explainer(tiny_model, methods=["rollout", "mask_gradient", "attention", "rollout"])
+    [review] = explainer.explain(to_explain(TEXTS[:1]))
+    methods = [row.method.name for row in review.rows]
+    assert methods == ["Rollout of all layers", "Gradient by the attention mask", *["Attention, layer 3"] * 5]
+    [review] = make_explainer(tiny_model).explain(to_explain(TEXTS[:1]), every_layer=True)
+    methods = list(dict.fromkeys(row.method.name for row in review.rows))
+    assert methods == [
+        "Contribution to the prediction",
+        *(f"Attention, layer {number}" for number in (3, 2, 1)),
+        "Rollout of all layers",
+    ]
+
+
+LABELS = ("bad", "good", "mixed")
+
+
+def test_predictions_are_set_against_the_runner_up(tiny_model):
+    for review in make_explainer(tiny_model, labels=LABELS).explain(to_explain(TEXTS)):
+        assert sorted(range(3), key=lambda index: -review.probabilities[index])[:2] == [
+            review.predicted,
+            review.contrast,
+        ]
+        assert review.ids[0] != review.ids[-1]
+        assert len(review.ids) == len(review.tokens)
+        assert review.check is None
+
+
+def test_a_contrast_is_a_label_and_where_it_is_the_prediction_a_line_says_so(tiny_model, caplog):
+    usual = list(make_explainer(tiny_model, labels=LABELS).explain(to_explain(TEXTS)))
+    predicted = usual[0].predicted
+    other = 3 - predicted - usual[0].contrast
+    caplog.set_level("WARNING")
+    found = list(make_explainer(tiny_model, labels=LABELS, contrast=LABELS[other]).explain(to_explain(TEXTS[:1])))
+    assert [review.contrast for review in found] == [other]
+    assert not caplog.messages
+    assert np.abs(found[0].rows[0].values - usual[0].rows[0].values).max() > 0
+    found = list(make_explainer(tiny_model, labels=LABELS, contrast=LABELS[predicted]).explain(to_explain(TEXTS)))
+    num_same = sum(review.predicted == predicted for review in found)
+    assert [review.contrast for review in found] == [
+        review.contrast if review.predicted == predicted else predicted for review in usual
+    ]
+    assert caplog.messages == [
+        f"contrast={LABELS[predicted]}: the prediction for {num_same} of 4 reviews, set against the runner-up there"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"methods": ["atention"]}, "methods=atention: no such method; did you mean attention?"),
+        ({"methods": []}, "methods: name one or more of aumann_shapley, attention"),
+        ({"contrast": "neutral"}, "contrast=neutral: no such label; choose one of negative, positive"),
+        ({"contrast": " "}, "contrast= : empty"),
+    ],
+)
+def test_what_is_no_method_or_label_is_named(tiny_model, options, line):
+    with pytest.raises(InputError) as caught:
+        make_explainer(tiny_model, **options)
+    assert str(caught.value).startswith(line)
+
+
+def test_a_missing_captum_is_one_line(tiny_model, monkeypatch):
+    monkeypatch.setattr("bertlens.explanations.settings.find_spec", lambda name: None)
+    with pytest.raises(InputError) as caught:
+        make_explainer(tiny_model, methods=["integrated_gradients"])
+    assert str(caught.value) == ('methods=integrated_gradients: needs captum; pip install "bertlens[explain]"')
+
+
+def test_padding_that_is_attended_to_is_a_player(tiny_model):
+    explainer = make_explainer(tiny_model, padding="max_length", model={"attention_mask": False})
+    draw_head(explainer)
+    for text in ("dull", TEXTS[0]):
+        [review] = explainer.explain(to_explain([text]))
+        logits = np.log(review.probabilities)
+        row = review.rows[0]
+        assert len(row.values) == len(review.tokens) < explainer.pad_to
+        assert abs(row.padding) > 1e-4
+        expected = logits[review.predicted] - logits[review.contrast]
+        assert row.values.sum() + row.padding + row.nothing == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("padding", "attention_mask"), [("longest", True), ("max_length", True), ("max_length", False)]
+)
+def test_edited_pieces_run_as_the_texts_they_spell(tiny_model, padding, attention_mask):
+    explainer = make_explainer(
+        tiny_model, padding=padding, model={"attention_mask": attention_mask}, tokens_per_batch=99
+    )
+    draw_head(explainer)
+    texts = ["a dull film", "", "a great film with a good cast", "great"] * 5
+    expected = [review.probabilities for review in explainer.explain(to_explain(texts))]
+    explainer.classifier.train()
+    found = explainer.run(explainer.tokenizer.ids(texts))
+    assert explainer.classifier.training
+    assert (found.shape, found.dtype) == ((20, 2), np.float32)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(found[:4, 0]) > 1e-4
+    assert explainer.run([]).shape == (0, 2)
 
 
 def test_probabilities_are_those_of_the_classifier(tiny_model):

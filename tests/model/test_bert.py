@@ -88,6 +88,29 @@ def test_attention_probs_are_exactly_zero_where_masked_and_rows_sum_to_one():
     assert_close(probs[1:, ..., [0, 2]], two)
 
 
+def test_factors_scale_the_weights_before_they_are_normalized():
+    query, key = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 6, 8)
+    mask = torch.tensor([[True] * 6, [True, False, True, False, False, False]])
+    expected = attention_probs(query, key, mask, scale=1.0)
+    assert torch.equal(attention_probs(query, key, mask.float(), scale=1.0), expected)
+    factors = torch.tensor([[1.0, 0.5, 0.25, 0.0, 1.0, 0.125]]).expand(2, -1)
+    scaled = attention_probs(query, key, factors, scale=1.0)
+    weighted = attention_probs(query, key, None, scale=1.0) * factors[:, None, None, :]
+    assert_close(scaled, weighted / weighted.sum(dim=-1, keepdim=True))
+    assert (scaled[..., 3] == 0.0).all()
+
+
+@pytest.mark.parametrize("positions", [None, [0]])
+def test_every_way_to_compute_a_layer_takes_factors(positions):
+    layer = make_layer()
+    hidden, mask = padded_hidden()
+    factors = torch.rand(mask.shape).masked_fill(~mask, 0.0)
+    explicit, _ = layer(hidden, factors, return_probs=True)
+    other, _ = layer(hidden, factors, query_positions=None if positions is None else torch.tensor(positions))
+    assert_close(other, explicit if positions is None else explicit[:, positions], **TOLERANCE)
+    assert (explicit - layer(hidden, mask)[0]).abs().max() > 0.01
+
+
 def assert_parity(model: BertModel, reference: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> None:
     """Compare the hidden states and the attention of every layer on a padded batch, elementwise."""
     assert not mask.all()

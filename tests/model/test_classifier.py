@@ -149,17 +149,35 @@ def test_a_digest_covers_the_parameters_up_to_its_depth(classifier_with):
     assert after[2] != before[2]
 
 
+@pytest.mark.parametrize("frozen_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trainable_layers", CHOICES)
-def test_attend_gives_the_logits_and_what_cls_attends_to(classifier_with, batch, trainable_layers):
-    classifier = classifier_with(trainable_layers).eval()
-    logits, [last] = classifier.attend(*batch)
-    assert_close(logits, classifier(*batch), **TOLERANCE)
+def test_the_states_below_the_top_layer_are_read_as_in_a_forward_pass(
+    classifier_with, batch, trainable_layers, frozen_dtype
+):
+    classifier = classifier_with(trainable_layers, frozen_dtype=frozen_dtype).eval()
+    ids, mask = batch
+    tolerance = TOLERANCE if frozen_dtype == torch.float32 else {"atol": 0.1, "rtol": 0.0}
+    hidden, none = classifier.states_to_read(ids, mask)
+    logits, last = classifier.read_states(hidden, mask)
+    assert none == []
+    assert hidden.shape == (4, 9, 32)
+    assert torch.equal(logits, classifier(ids, mask))
     assert last.shape == (4, 4, 1, 9)
-    all_logits, attentions = classifier.attend(*batch, every_layer=True)
-    assert_close(all_logits, logits, **TOLERANCE)
-    assert [tuple(layer.shape) for layer in attentions] == [(4, 4, 9, 9)] * 3
-    assert_close(attentions[-1][:, :, :1], last, **TOLERANCE)
     assert (last[3, ..., 2:] == 0.0).all()
+    hidden, below = classifier.states_to_read(ids, mask, return_probs=True)
+    all_logits, top = classifier.read_states(hidden, mask, every_query=True)
+    assert_close(all_logits, logits, **tolerance)
+    assert [tuple(layer.shape) for layer in [*below, top]] == [(4, 4, 9, 9)] * 3
+    assert_close(top[:, :, :1], last, **tolerance)
+
+
+@pytest.mark.parametrize("trainable_layers", [1, 2, 3])
+def test_stored_states_are_read_on(classifier_with, batch, trainable_layers):
+    classifier = classifier_with(trainable_layers).eval()
+    ids, mask = batch
+    stored = classifier.prefix(ids, mask)
+    hidden, _ = classifier.states_to_read(stored, mask, depth=classifier.prefix.depth)
+    assert torch.equal(hidden, classifier.states_to_read(ids, mask)[0])
 
 
 def test_more_layers_than_the_model_has_are_refused(tiny_config):
