@@ -115,14 +115,33 @@ def test_what_is_no_text_is_named(loaded, method, texts, named):
         getattr(loaded, method)(texts)
 
 
+def test_a_list_is_explained_by_the_methods_asked_for(loaded):
+    found = loaded.explain(TEXTS, methods=["occlusion"], contrast="negative")
+    assert [[row.method.name for row in each.rows] for each in found] == [["Occlusion"]] * 4
+    for each in found:
+        assert each.contrast != each.predicted
+        assert each.ids == loaded.tokenizer.ids([each.text])[0]
+
+
 def test_explain_from_any_folder_keeps_the_checkpoint_loaded(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     explanation = bertlens.explain("a great film, not a dull plot.", checkpoint=checkpoint)
     assert explanation.tokens[:4] == ["[CLS]", "a", "great", "film"]
     assert explanation.weights.shape == (4, len(explanation.tokens))
-    np.testing.assert_array_equal(explanation.weights.mean(axis=0), explanation.rows[0].values)
+    lead, mean, *_ = explanation.rows
+    assert lead.method.name == "Contribution to the prediction"
+    assert lead.nothing is not None
+    np.testing.assert_array_equal(explanation.weights.mean(axis=0), mean.values)
+    quick = bertlens.explain("a great film", checkpoint=checkpoint, method="mask_gradient", contrast="negative")
+    assert [row.method.name for row in quick.rows[:2]] == ["Gradient by the attention mask", "Attention, layer 3"]
+    alone = bertlens.explain("a great film", checkpoint=checkpoint, method="attention")
+    assert [row.name for row in alone.rows[:2]] == ["Mean of the heads", "Head 1"]
     with pytest.raises(InputError, match="empty"):
         bertlens.explain(" ", checkpoint=checkpoint)
+    with pytest.raises(InputError, match=r"methods=gradient: no such method; did you mean mask_gradient\?"):
+        bertlens.explain("a great film", checkpoint=checkpoint, method="gradient")
+    with pytest.raises(InputError, match="contrast=good: no such label; choose one of negative, positive"):
+        bertlens.explain("a great film", checkpoint=checkpoint, contrast="good")
 
     def load(_):
         raise AssertionError("loaded again")

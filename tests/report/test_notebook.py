@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertlens.explanations.methods import attention_rows
+from bertlens.explanations.methods import Method, MethodRow, attention_rows
 from bertlens.report.notebook import Explanation, classic_scale
 from bertlens.system.escape import visible
 
@@ -37,6 +37,8 @@ def explained(tokens: list[str], weights: Any, **changes: Any) -> Explanation:
         "index": 0,
         "text": " ".join(tokens),
         "probabilities": np.array([0.25, 0.75], dtype=np.float32),
+        "contrast": 0,
+        "ids": list(range(len(tokens) + 2)),
         "tokens": ["[CLS]", *tokens, "[SEP]"],
         "offsets": [
             (0, 0),
@@ -54,8 +56,8 @@ def explanation(**changes: Any) -> Explanation:
 
 
 def test_classic_scale_makes_the_largest_of_each_row_one() -> None:
-    scaled = classic_scale(np.array([[0.1, 0.4, 0.2], [0.5, 0.25, 0.25], [0, 0, 0]]))
-    np.testing.assert_allclose(scaled, [[0.25, 1, 0.5], [1, 0.5, 0.5], [0, 0, 0]])
+    scaled = classic_scale(np.array([[0.1, 0.4, 0.2], [0.5, 0.25, 0.25], [0, 0, 0], [-4, 2, 1]]))
+    np.testing.assert_allclose(scaled, [[0.25, 1, 0.5], [1, 0.5, 0.5], [0, 0, 0], [-1, 0.5, 0.25]])
 
 
 def test_a_notebook_shows_the_prediction_above_one_picture_and_the_heads_on_request() -> None:
@@ -67,13 +69,43 @@ def test_a_notebook_shows_the_prediction_above_one_picture_and_the_heads_on_requ
         "Attention, layer 6: Mean of the heads [CLS] good film"
     )
     assert "".join(Elements(heads).text) == (
-        "2 headsAttention, layer 6: Head 1 [CLS] good filmAttention, layer 6: Head 2 [CLS] good film"
+        "2 more: Attention, layer 6Attention, layer 6: Head 1 [CLS] good filmAttention, layer 6: Head 2 [CLS] good film"
     )
     # the mean is .25, .35, .2 and .2, which is not shown; head 1: .1, .2, .3 of .4, which [SEP] has; rounded down
     shown = re.findall(r"rgb\(255,(\d+),\1\)\"> (.*?)<", source)
     assert [token for _, token in shown] == ["[CLS]", "good", "film"] * 3
     expected = [72, 0, 109, 191, 127, 63, 51, 0, 204]
     assert [int(green) for green, _ in shown] == pytest.approx(expected, abs=1)
+
+
+def test_a_signed_row_has_two_colors_and_says_what_it_adds_up_to() -> None:
+    method = Method(name="Contribution", sentence="Contribution.", signed=True, summed=True, number="contribution")
+    row = MethodRow(
+        method,
+        "Contribution",
+        np.array([0, 2, -1, 0.5], dtype=np.float32),
+        nothing=-0.75,
+        nothing_probabilities=np.array([0.8, 0.2], dtype=np.float32),
+        padding=0.25,
+    )
+    rows = [row, *attention_rows(6, np.array([[0.1, 0.2, 0.3, 0.4]], dtype=np.float32))]
+    source = explanation(rows=rows)._repr_html_()
+    first, _, others = source.partition("<details>")
+    assert "".join(Elements(first).text) == (
+        "Predicted: positive, 75.0 % sureWords with the largest contribution: good for positive for negative"
+        "The logit of positive minus that of negative is 1.00: -0.75 when nothing is read (negative, 80.0 % sure), and "
+        "1.75 by what is read.Contribution: Contribution [CLS] good film"
+    )
+    assert "".join(Elements(others).text).startswith("2 more: Attention, layer 6Attention, layer 6: Mean of the heads")
+    shown = re.findall(r"rgb\((\d+),(\d+),(\d+)\)\"> (.*?)<", first)
+    colors = {name: tuple(map(int, color)) for *color, name in shown}
+    assert colors == {
+        "for positive": (255, 150, 50),
+        "for negative": (120, 180, 255),
+        "[CLS]": (255, 255, 255),
+        "good": (255, 150, 50),
+        "film": (187, 217, 255),
+    }
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -92,6 +124,8 @@ def test_an_explanation_has_a_short_repr_and_its_numbers() -> None:
     assert "\x1b" not in repr(explanation(label_names=["a", "b\x1b"]))
     assert explanation().leading_words == ["good", "film"]
     np.testing.assert_allclose(explanation().weights, [[0.1, 0.2, 0.3, 0.4], [0.4, 0.5, 0.1, 0.0]])
+    assert explanation(rows=explanation().rows[:1]).weights.shape == (0, 4)
+    assert explanation().contrast_label == "negative"
 
 
 def test_an_explanation_is_saved_as_a_page_with_every_row(tmp_path: Any) -> None:

@@ -19,16 +19,20 @@ from bertlens.report.write import write_report, write_run_report
 
 @pytest.fixture(scope="module")
 def explainer(tiny_config, tiny_vocabulary):
+    return make_explainer(tiny_config, tiny_vocabulary)
+
+
+def make_explainer(config, vocabulary, **options):
     data = DataSettings(max_length=48, lowercase=True)
     info = CheckpointInfo(
         model=ModelSettings(),
         data=data,
         frozen_dtype="float32",
         sha256={},
-        config=tiny_config,
+        config=config,
         label_names=["negative", "positive"],
     )
-    return Explainer(ReviewClassifier(tiny_config, num_classes=2), ReviewTokenizer(tiny_vocabulary, data), info)
+    return Explainer(ReviewClassifier(config, num_classes=2), ReviewTokenizer(vocabulary, data), info, **options)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +74,32 @@ def test_the_table_is_short(explainer, split, tmp_path, capsys, monkeypatch):
     reviews = reviews_to_explain(split, range(64))
     write_report(tmp_path, explainer, reviews, Selection(sentence="the first 64"), facts={}, print_table=True)
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[0].split() == ["review", "label", "predicted", "confidence", "strongest", "words"]
+    assert lines[0].split() == ["review", "label", "predicted", "confidence", "words", "by", "contribution"]
     assert lines[1].split()[:2] == ["0", "negative"]
     assert lines[-2:] == ["and 58 more in the report", f"report: {tmp_path / 'report.html'}"]
     assert len(lines) == 9
     assert max(map(len, lines[:-1])) <= 80
     write_report(tmp_path, explainer, reviews[:2], Selection(sentence="two"), facts={}, print_table=True)
     assert "more in the report" not in capsys.readouterr().out
+
+
+def test_the_table_says_what_its_words_are_by(tiny_config, tiny_vocabulary, split, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    explainer = make_explainer(tiny_config, tiny_vocabulary, methods=["attention"])
+    reviews = reviews_to_explain(split, [0])
+    write_report(tmp_path, explainer, reviews, Selection(sentence="one"), facts={}, print_table=True)
+    assert capsys.readouterr().out.splitlines()[0].rstrip().endswith("words by attention weight")
+
+
+@pytest.mark.parametrize(("curves", "num_checked"), [(0, 0), (2, 2), (16, 3), ("all", 3)])
+def test_the_first_reviews_can_be_checked_by_hand(explainer, split, tmp_path, monkeypatch, curves, num_checked):
+    checked = []
+
+    def check_by_hand(given, review):
+        assert given is explainer
+        checked.append(review.index)
+
+    monkeypatch.setattr("bertlens.report.write.check_by_hand", check_by_hand)
+    reviews = reviews_to_explain(split, [3, 4, 5])
+    write_report(tmp_path, explainer, reviews, Selection(sentence="three"), facts={}, curves=curves)
+    assert checked == [3, 4, 5][:num_checked]

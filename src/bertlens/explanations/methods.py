@@ -198,7 +198,7 @@ def occlusion(review: ReviewPass) -> list[MethodRow]:
         "measures: a yardstick for the other methods.",
         signed=True,
         summed=False,
-        number="fall",
+        number="effect",
     )
     ids = review.input_ids[: review.num_pieces].tolist()
     without = [ids[: word.first] + ids[word.last :] for word in review.words]
