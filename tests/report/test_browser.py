@@ -753,7 +753,7 @@ def test_a_leading_word_is_struck_out_alone(checked_report: Path, open_report: O
         unit = page.locator("#text .unit").nth(check.order[4])
         unit.click()
         assert is_alone()
-        assert f"without it alone {alone}" in page.locator("#tip").inner_text()
+        assert f"without this word alone {alone}" in page.locator("#tip").inner_text()
         unit.click()
         assert struck(page) == []
         page.keyboard.press("Escape")
@@ -766,7 +766,7 @@ def test_a_leading_word_is_struck_out_alone(checked_report: Path, open_report: O
             page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
         assert is_alone()
-        assert f"without it alone {alone}" in page.locator("#live").text_content()
+        assert f"without this word alone {alone}" in page.locator("#live").text_content()
 
 
 def test_the_curves_show_what_was_measured(checked_report: Path, open_report: OpenReport) -> None:

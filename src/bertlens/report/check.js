@@ -132,23 +132,19 @@ function showCheck({ open, method, rowNumber, block, units, without }) {
   $("check-other").hidden = !measured || leads;
   $("check-missing").hidden = measured;
   $("doubt").hidden = !leads || check?.holds !== false;
-  const struck = new Set();
-  const leading = new Map(); // pieces → place among the leading words
-  if (check && leads) {
-    for (const word of check.struck(without)) {
-      for (let piece = check.words[word].from; piece < check.words[word].to; piece += 1) struck.add(piece);
-    }
-    check.order.forEach((word, n) => leading.set(check.words[word].from, n));
-    showMeasured(without);
-  }
-  block.leading = units.map(({ from }) => leading.get(from));
-  units.forEach(({ from }, n) => {
-    block.elements[n].classList.toggle("struck", struck.has(from));
-    block.elements[n].classList.toggle("leading", leading.has(from));
-    if (block.leading[n] !== undefined && without === `w${block.leading[n]}`) {
-      block.notes.set(n, [`without it alone ${decimals(check.alone[block.leading[n]][0])}`]);
+  const usable = check && leads;
+  const struck = new Set(usable ? check.struck(without) : []);
+  // of each unit: its place among the leading words, or undefined
+  block.leading = units.map(({ from, to }) => (usable
+    ? check.order.map((word, n) => [check.words[word], n]).find(([word]) => word.from < to && from < word.to)?.[1] : undefined));
+  block.leading.forEach((place, n) => {
+    block.elements[n].classList.toggle("struck", place !== undefined && struck.has(check.order[place]));
+    block.elements[n].classList.toggle("leading", place !== undefined);
+    if (place !== undefined && without === `w${place}`) {
+      block.notes.set(n, [`without this word alone ${decimals(check.alone[place][0])}`]);
     }
   });
+  if (usable) showMeasured(without);
 }
 
 function showMeasured(without) {
@@ -158,12 +154,14 @@ function showMeasured(without) {
   const [number, low, high] = random;
   const words = alone ? ["“", el("bdi", "", check.words[struck[0]].name), "” alone"]
     : [`the ${struck.length === 1 ? "word" : `${struck.length} words`} struck out`];
+  const chance = number === 1 ? "a random word" : `${number} random words`;
   const change = `${decimals(before)} → ${decimals(probability)}`;
   $("measured").replaceChildren(...(!struck.length
     ? ["With every word the model says ", label(predicted), `: ${decimals(before)}. Move the slider to strike words out.`]
     : ["Without ", ...words, ` (${percent(check.share(struck.length))} of the text) the model says `, label(predicted),
       `: ${change}`, ...(says === predicted ? [] : [", so it now says ", label(says)]), ". ",
-      ...(number ? [`Without ${number === 1 ? "a random word" : `${number} random words`}: ${decimals(low)} to ${decimals(high)}.`] : [])]));
+      ...(number ? [`Without ${chance}: ${decimals(low)} to ${decimals(high)}.`] : []),
+      ...(number === struck.length && probability >= low ? [" That is no more than chance does."] : [])]));
   $("kept").textContent = struck.length && !alone
     ? `With only ${struck.length === 1 ? "this word" : `these ${struck.length} words`} left: ${decimals(check.kept[struck.length][0])}.` : "";
   const slider = $("without");
