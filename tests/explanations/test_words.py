@@ -73,7 +73,7 @@ def test_top_words_names_each_word_once_and_no_punctuation() -> None:
     review: Any = (*encoded(pieces), text, np.array([0.05, 0.1, 0.3, 0.2, 0.15, 0.1, 0.1]))
     assert top_words(*review, 5) == ["good", "film"]
     assert top_words(*review, 1) == ["good"]
-    against: Any = (*encoded(pieces), text, np.array([0.05, 0.1, 0.3, -0.2, 0.15, -0.1, 0.1]))
+    against: Any = (*encoded(pieces), text, np.array([0.05, 0.1, 0.3, -0.2, -0.15, -0.1, 0.1]))
     assert top_words(*against, 5) == ["Good"], "what speaks against the prediction, or has no effect, does not lead"
 
 
