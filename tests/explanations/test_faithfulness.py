@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from bertlens.errors import InputError
 from bertlens.explanations import faithfulness
 from bertlens.explanations.explainer import ExplainedReview
 from bertlens.explanations.faithfulness import (
@@ -217,3 +218,33 @@ def test_the_table_and_the_file_hold_foreign_labels_inert(tmp_path):
         written = list(csv.DictReader(file))
     assert len(written) == len(found)
     assert not any("\x1b" in row["group"] for row in written)
+
+
+def test_evaluate_measures_methods(tiny_run, run_task, tmp_path, capsys):
+    run_task("train", tmp_path / "run", *tiny_run, "test=false")
+    given = [f"checkpoint={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu"]
+    run_task("evaluate", tmp_path / "plain", *given)
+    assert not (tmp_path / "plain" / "faithfulness.csv").exists()
+    capsys.readouterr()
+    asked = ["faithfulness.reviews=12", "faithfulness.methods=[aumann_shapley,occlusion]"]
+    run_task("evaluate", tmp_path / "evaluated", *given, *asked)
+    printed = capsys.readouterr().out
+    shown = printed[: printed.index("wrote")].splitlines()
+    assert max(map(len, shown)) <= 80
+    assert any(line.startswith("occlusion") for line in shown)
+    with (tmp_path / "evaluated" / "faithfulness.csv").open(newline="") as file:
+        rows = {(row["method"], row["measure"], row["group"]): row for row in csv.DictReader(file)}
+    drop = {
+        method: rows[method, "comprehensiveness, drop", "all"] for method in ("aumann_shapley", "occlusion", "random")
+    }
+    assert {row["reviews"] for row in drop.values()} == {"12"}
+    assert float(drop["occlusion"]["value"]) > float(drop["random"]["value"])
+    assert float(drop["occlusion"]["low"]) < float(drop["occlusion"]["value"]) < float(drop["occlusion"]["high"])
+    assert float(drop["occlusion"]["seconds_per_review"]) > 0
+    assert ("aumann_shapley", "comprehensiveness, drop, minus random", "predicted positive") in rows
+    assert (tmp_path / "evaluated" / "faithfulness.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_mistyped_method_is_named(tiny_run, run_task, tmp_path):
+    with pytest.raises(InputError, match=r"faithfulness.methods=ocluson: no such method; did you mean occlusion\?"):
+        run_task("evaluate", tmp_path / "run", "checkpoint=x", "faithfulness.methods=[ocluson]")

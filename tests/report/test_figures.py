@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertlens.report.figures import figures
+from bertlens.report.figures import draw_faithfulness, figures
 
 LABELS = torch.tensor([0, 0, 0, 1, 1])
 PROBABILITIES = torch.tensor([[0.92, 0.08], [0.96, 0.04], [0.35, 0.65], [0.25, 0.75], [0.55, 0.45]])
@@ -63,3 +63,12 @@ def test_the_roc_leaves_out_a_class_without_reviews(recwarn):
     drawn = figures(LABELS, torch.nn.functional.pad(PROBABILITIES, (0, 1)), ["a", "b", "none"])
     assert [text.get_text() for text in drawn["roc"].axes[0].get_legend().get_texts()] == ["a", "b"]
     assert not recwarn.list
+
+
+def test_deleted_words_are_a_line_per_method_and_a_band():
+    curves = {"a": np.array([[0.5, 0.25]]), "random": np.array([[0.9, 0.6], [0.8, 0.7], [1.0, 0.65]])}
+    axes = draw_faithfulness((0.1, 0.5), curves, band="random").axes[0]
+    np.testing.assert_allclose(axes.get_lines()[0].get_xydata(), [(0.1, 0.5), (0.5, 0.25)])
+    corners = {tuple(corner) for corner in np.round(axes.collections[0].get_paths()[0].vertices, 2).tolist()}
+    assert {(0.1, 0.8), (0.1, 1.0), (0.5, 0.6), (0.5, 0.7)} <= corners
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "random"]

@@ -207,16 +207,13 @@ def table(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
     """Return cells by row and column for a terminal: each method, then the first one by groups of reviews."""
     rows: dict[str, dict[str, str]] = {}
     for found in findings:
-        if found.group == "all" or found.method == findings[0].method:
+        if found.measure in COLUMNS and (found.group == "all" or found.method == findings[0].method):
             name = found.method if found.group == "all" else f"  {escape(one_line_of(found.group)[:20])}"
-            row = rows.setdefault(name, {})
-            if found.measure in COLUMNS:
-                half = f" ±{(found.high - found.low) / 2:.2f}" if found.measure in MEASURES[:2] else ""
-                row[COLUMNS[found.measure]] = f"{found.value:.3f}{half}"
-                if found.measure == FLIPS:
-                    row[COLUMNS[FLIPS]] = "never" if math.isinf(found.value) else f"{found.value:.0%}"
-                if found.group == "all" and found.seconds_per_review is not None:
-                    row["s per\nreview"] = f"{found.seconds_per_review:.3f}"
+            half = f" ±{(found.high - found.low) / 2:.2f}" if found.measure in MEASURES[:2] else ""
+            cell = "never" if math.isinf(found.value) else f"{found.value:.3f}{half}"
+            rows.setdefault(name, {})[COLUMNS[found.measure]] = cell
+            if found.group == "all" and found.seconds_per_review is not None and found.measure == NEVER:
+                rows[name]["s per\nreview"] = f"{found.seconds_per_review:.3f}"
     return rows
 
 

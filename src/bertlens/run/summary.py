@@ -138,8 +138,10 @@ def write_faithfulness(
         stage.num_reviews = len(reviews)
     write_findings(run.folder / "faithfulness.csv", findings)
     run.write_figures({"faithfulness": draw_faithfulness(CURVE, curves, band=RANDOM)})
-    say("reasons", f"the prediction's mean probability, less what is left of it, on {selection.sentence}")
+    say("reasons", "the loss of probability without the leading words (gone) and with")
+    say("", f"them alone (kept), for 1 to 50 % of the words, on {len(reviews):,} reviews")
     print_table(table(findings))
+    say("wrote", "faithfulness.csv, faithfulness.png")
 
 
 def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
