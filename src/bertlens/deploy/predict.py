@@ -73,14 +73,11 @@ class LoadedClassifier:
         """
         given, info = self._listed(texts), self.checkpoint.info
         explainer = Explainer(self.classifier, self.tokenizer, info, methods=methods, contrast=contrast)
-        # those of similar length together
-        order = sorted(range(len(given)), key=lambda index: len(given[index]))
-        reviews = [ReviewToExplain(index=index, text=given[index]) for index in order]
-        names, facts = self.label_names, self.checkpoint.facts()
-        made = {
-            read.index: Explanation(**vars(read), label_names=names, facts=facts) for read in explainer.explain(reviews)
-        }
-        return made[0] if isinstance(texts, str) else [made[index] for index in range(len(given))]
+        reviews = [ReviewToExplain(index=index, text=text) for index, text in enumerate(given)]
+        reviews.sort(key=lambda review: len(review.text))  # those of similar length run together
+        read, facts = sorted(explainer.explain(reviews), key=lambda review: review.index), self.checkpoint.facts()
+        made = [Explanation(**vars(review), label_names=self.label_names, facts=facts) for review in read]
+        return made[0] if isinstance(texts, str) else made
 
     def _listed(self, texts: str | list[str]) -> list[str]:
         given = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else [texts]

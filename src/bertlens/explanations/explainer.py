@@ -103,7 +103,7 @@ class Explainer:
         self.tokenizer = tokenizer
         self.label_names = info.label_names
         self.methods = list(dict.fromkeys(methods))
-        self.contrast = contrast
+        self.contrast = None if contrast is None else info.label_names.index(contrast)
         self.mask_padding = info.model.attention_mask
         self.pad_to = info.data.pad_to
         self.tokens_per_batch = tokens_per_batch
@@ -111,17 +111,16 @@ class Explainer:
 
     def explain(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool = False) -> Iterator[ExplainedReview]:
         """Explain the reviews in their order; with `every_layer`, also by the attention of every layer and rollout."""
-        unusual = 0
+        num_same = 0
         for start in range(0, len(reviews), self.reviews_per_batch):
             with _eval_mode(self.classifier), torch.no_grad():
                 batch = self._explain_batch(reviews[start : start + self.reviews_per_batch], every_layer=every_layer)
-            unusual += sum(self.label_names[review.predicted] == self.contrast for review in batch)
+            num_same += sum(review.predicted == self.contrast for review in batch)
             yield from batch
-        if unusual:
-            log.warning(
-                "contrast=%s: the prediction for %s of %s, set against the runner-up there",
-                self.contrast, f"{unusual:,}", count_of(len(reviews), "review"),
-            )  # fmt: skip
+        if self.contrast is not None and num_same:
+            some = f"{num_same:,} of {count_of(len(reviews), 'review')}"
+            name = self.label_names[self.contrast]
+            log.warning("contrast=%s: the prediction for %s, set against the runner-up there", name, some)
 
     def _explain_batch(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool) -> list[ExplainedReview]:
         methods = [*self.methods, "rollout"] if every_layer and "rollout" not in self.methods else self.methods
@@ -136,7 +135,8 @@ class Explainer:
         for place, (review, encoding) in enumerate(zip(reviews, encodings, strict=True)):
             length = len(encoding.ids)
             num_positions = length if self.mask_padding else input_ids.shape[1]
-            contrast = self._contrast_of(probabilities[place])
+            predicted, runner_up, *_ = (-probabilities[place]).argsort(kind="stable").tolist()
+            contrast = runner_up if self.contrast in (None, predicted) else self.contrast
             passed = ReviewPass(
                 classifier=self.classifier,
                 tokenizer=self.tokenizer,
@@ -145,7 +145,7 @@ class Explainer:
                 hidden=hidden[place, :num_positions],
                 attentions=[layer[place, :, :length, :length] for layer in maps],
                 every_layer=every_layer,
-                predicted=int(probabilities[place].argmax()),
+                predicted=predicted,
                 contrast=contrast,
                 run=self._run,
             )
@@ -161,11 +161,6 @@ class Explainer:
                 )
             )
         return explained
-
-    def _contrast_of(self, probabilities: NDArray[np.float32]) -> int:
-        *_, runner_up, predicted = probabilities.argsort(kind="stable").tolist()
-        chosen = runner_up if self.contrast is None else self.label_names.index(self.contrast)
-        return runner_up if chosen == predicted else chosen
 
     def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return the probabilities [B, C] of reviews, each the ids of its word pieces, [CLS] and [SEP] included.

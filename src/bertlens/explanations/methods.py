@@ -21,8 +21,9 @@ from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.explanations.words import Word
 from bertlens.model.classifier import ReviewClassifier
 
-NUM_POINTS = 16  # of the path integral: the sum is then right to 1e-3, with 32 points to 1e-4
+NUM_POINTS = 16  # of the path integral: its sum is then right to 1e-3, with 32 points to 1e-4 (medians)
 IG_STEPS, IG_ROWS = 50, 8  # steps of integrated gradients, and how many of them run at once
+DIFFERENCE = "the logit of the prediction minus that of the contrast"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,9 @@ class Method:
     name: str
     sentence: str
     """What a number means."""
-    signed: bool
+    signed: bool = True
     """Whether a negative number means "against the prediction"."""
-    summed: bool
+    summed: bool = False
     """Whether the numbers of a row add up to a total, so that a number is a share of it."""
     number: str = "weight"  # what a number is called
 
@@ -76,11 +77,17 @@ class ReviewPass(NamedTuple):
         """Map logits [..., C] to the prediction's minus the contrast's [...]."""
         return logits[..., self.predicted] - logits[..., self.contrast]
 
+    def worth(self, factors: Tensor) -> Tensor:
+        """Map factors [points, P] on the weights of the last layer's keys to the difference [points]; [CLS] has 1."""
+        factors = torch.cat([torch.ones_like(factors[:, :1]), factors[:, 1:]], dim=1).to(self.hidden.device)
+        hidden = self.hidden.expand(len(factors), -1, -1)
+        return self.difference(self.classifier.read_states(hidden, factors)[0])
+
     def row(self, method: Method, values: Tensor | NDArray[np.floating[Any]]) -> MethodRow:
         """Return the row of a method that gives one number to each position [P]."""
         values = np.asarray(values, dtype=np.float32)
-        pieces, padding = values[: self.num_pieces].copy(), values[self.num_pieces :]
-        return MethodRow(method, method.name, pieces, padding=float(padding.sum()))
+        padding = float(values[self.num_pieces :].sum())
+        return MethodRow(method, method.name, values[: self.num_pieces].copy(), padding=padding)
 
 
 def aumann_shapley(review: ReviewPass, *, num_points: int = NUM_POINTS) -> list[MethodRow]:
@@ -95,60 +102,46 @@ def aumann_shapley(review: ReviewPass, *, num_points: int = NUM_POINTS) -> list[
     method = Method(
         name="Contribution to the prediction",
         sentence="Contribution (Aumann-Shapley): what [CLS], the position from which the class is predicted, gains by "
-        "reading a word piece in the last layer, in the logit of the prediction minus that of the contrast. All "
-        "numbers and the value of nothing read add up to that difference. A piece stands for its position after the "
-        "layers below, which have mixed in other words.",
-        signed=True,
+        f"reading a word piece in the last layer, in {DIFFERENCE}. All numbers and the value of nothing read add up to "
+        "that difference. A piece stands for its position after the layers below, which have mixed in other words.",
         summed=True,
         number="contribution",
     )
-    values = integrate_path(lambda factors: _read(review, factors), len(review.hidden) - 1, num_points=num_points)
-    with torch.no_grad():
-        logits, _ = review.classifier.read_states(review.hidden[None, :1])
-    nothing, probabilities = review.difference(logits[0]).item(), logits[0].float().softmax(dim=0).cpu().numpy()
-    row = review.row(method, np.insert(values, 0, 0))
-    return [row._replace(nothing=nothing, nothing_probabilities=probabilities)]
+    values = weigh_gradients(review.worth, len(review.hidden), *path_points(num_points))
+    logits = review.classifier.read_states(review.hidden[None, :1])[0][0].detach()
+    nothing, probabilities = review.difference(logits).item(), logits.float().softmax(dim=0).cpu().numpy()
+    return [review.row(method, values)._replace(nothing=nothing, nothing_probabilities=probabilities)]
 
 
 def mask_gradient(review: ReviewPass) -> list[MethodRow]:
     """Return the gradient of the difference by a factor on each key's weight in the last layer, where all are 1."""
     method = Method(
         name="Gradient by the attention mask",
-        sentence="Gradient: how fast the logit of the prediction minus that of the contrast rises with the weight that "
-        "[CLS] gives a word piece in the last layer. It holds for small changes only; its numbers add up to nothing.",
-        signed=True,
-        summed=False,
+        sentence=f"Gradient: how fast {DIFFERENCE} rises with the weight that [CLS] gives a word piece in the last "
+        "layer. It holds for small changes only; the numbers add up to nothing known.",
         number="gradient",
     )
-    num_players = len(review.hidden) - 1
-    values = _weighted_gradients(lambda factors: _read(review, factors), num_players, np.ones(1), np.ones(1))
-    return [review.row(method, np.insert(values, 0, 0))]
+    return [review.row(method, weigh_gradients(review.worth, len(review.hidden), np.ones(1), np.ones(1)))]
 
 
-def _read(review: ReviewPass, factors: Tensor) -> Tensor:
-    """Map factors [points, P - 1] on the keys after [CLS] to the difference [points]."""
-    factors = torch.cat([torch.ones(len(factors), 1), factors], dim=1).to(review.hidden.device)
-    logits, _ = review.classifier.read_states(review.hidden.expand(len(factors), -1, -1), factors)
-    return review.difference(logits)
+def path_points(num_points: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return factors from 0 to 1 and their weights, which integrate over the factor.
 
-
-def integrate_path(
-    worth: Callable[[Tensor], Tensor], num_players: int, *, num_points: int = NUM_POINTS
-) -> NDArray[np.float32]:
-    """Return each player's Aumann-Shapley value [players]: the mean gradient where all take part by one factor t.
-
-    worth: factors [points, players] to worths [points], without effects of one point on another. Gauss-Legendre points
-    in u with t = u ** 2: attention changes fastest where little is read.
+    Gauss-Legendre points in u, where the factor is u ** 4: the difference changes fastest where little is read, because
+    [CLS] pays itself so little that a small part of all other weights outweighs it.
     """
-    roots, weights = np.polynomial.legendre.leggauss(num_points)  # on [-1, 1]
-    points = (roots + 1) / 2
-    return _weighted_gradients(worth, num_players, points**2, points * weights)  # dt = 2 u du, and half of the weights
+    roots, weights = np.polynomial.legendre.leggauss(num_points)
+    points = (roots + 1) / 2  # from [-1, 1] to [0, 1], which halves the weights
+    return points**4, 2 * points**3 * weights
 
 
-def _weighted_gradients(
+def weigh_gradients(
     worth: Callable[[Tensor], Tensor], num_players: int, factors: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Return the sum over points of weight times gradient by each player's factor [players], where all are equal."""
+    """Return each player's weighted sum of gradients [players] at points where all players take part by one factor.
+
+    worth: the players' factors [points, players] to worths [points], without effects of one point on another.
+    """
     with torch.enable_grad():
         points = torch.tensor(factors, dtype=torch.float32)[:, None].repeat(1, num_players).requires_grad_()
         worths = worth(points)
@@ -166,18 +159,15 @@ def integrated_gradients(review: ReviewPass) -> list[MethodRow]:
 
     method = Method(
         name="Integrated gradients",
-        sentence="Integrated gradients: what a word piece adds to the logit of the prediction minus that of the "
-        "contrast on the way from a text of [MASK] alone to the review, by gradients through all layers (Sundararajan, "
-        "Taly & Yan 2017). The numbers add up to about the difference between the two.",
-        signed=True,
+        sentence=f"Integrated gradients: what a word piece adds to {DIFFERENCE} on the way from a text of [MASK] alone "
+        "to the review, by gradients through all layers (Sundararajan, Taly & Yan 2017). The numbers add up to about "
+        "the difference between the two.",
         summed=True,
         number="contribution",
     )
-    classifier, ids = review.classifier, review.input_ids
-    masked = ids.clone()
+    classifier, masked = review.classifier, review.input_ids.clone()
     masked[1 : review.num_pieces - 1] = review.tokenizer.mask_id
-    with torch.no_grad():
-        embedded = classifier.bert.embeddings(torch.stack([ids, masked]))
+    embedded = classifier.bert.embeddings(torch.stack([review.input_ids, masked])).detach()
 
     def difference(inputs: Tensor) -> Tensor:
         hidden, _ = classifier.states_to_read(inputs.to(embedded.dtype))
@@ -193,11 +183,8 @@ def occlusion(review: ReviewPass) -> list[MethodRow]:
     """Return how much the difference falls without each word: a forward pass per word, its fall over its pieces."""
     method = Method(
         name="Occlusion",
-        sentence="Occlusion: how much the logit of the prediction minus that of the contrast falls when a word is "
-        "deleted from the text. It takes a forward pass for each word, and it optimizes what a test by deletion "
-        "measures: a yardstick for the other methods.",
-        signed=True,
-        summed=False,
+        sentence=f"Occlusion: how much {DIFFERENCE} falls when a word is deleted from the text. It takes a forward "
+        "pass for each word, and it optimizes what a test by deletion measures: a yardstick for the other methods.",
         number="effect",
     )
     ids = review.input_ids[: review.num_pieces].tolist()
@@ -260,10 +247,6 @@ def attention_rollout(attentions: NDArray[np.floating[Any]]) -> NDArray[np.float
 
 
 METHODS: dict[str, Callable[[ReviewPass], list[MethodRow]]] = {
-    "aumann_shapley": aumann_shapley,
-    "attention": attention,
-    "rollout": rollout,
-    "mask_gradient": mask_gradient,
-    "integrated_gradients": integrated_gradients,
-    "occlusion": occlusion,
+    method.__name__: method
+    for method in (aumann_shapley, attention, rollout, mask_gradient, integrated_gradients, occlusion)
 }

@@ -34,9 +34,7 @@ DEFAULT_METHODS = ("aumann_shapley", "attention")
 
 @dataclass(kw_only=True)
 class ExplainSettings:
-    methods: list[str] = setting(
-        list(DEFAULT_METHODS), f"one or more of {', '.join(METHOD_NAMES)}; the first one leads"
-    )
+    methods: list[str] = setting(list(DEFAULT_METHODS), f"the first one leads: any of {', '.join(METHOD_NAMES)}")
     contrast: str | None = setting(None, "the label that the prediction is set against; null: the runner-up")
 
     def conflicts(self, prefix: str = "") -> Iterator[str]:

@@ -86,17 +86,16 @@ class Explanation(ExplainedReview):
     def _legend(self, row: MethodRow) -> str:
         if not row.method.signed:
             return ""
-        names = _escape(self.predicted_label), _escape(self.contrast_label)
-        lines = ["<br>" + _mark(f"for {names[0]}", 1, signed=True) + _mark(f"for {names[1]}", -1, signed=True)]
-        if row.nothing is not None and row.nothing_probabilities is not None:
-            read = float(row.values.sum(dtype=np.float64)) + row.padding
-            alone = self.label_names[int(row.nothing_probabilities.argmax())]
-            lines.append(
-                f"The logit of {names[0]} minus that of {names[1]} is {read + row.nothing:.2f}: {row.nothing:.2f} when "
-                f"nothing is read ({_escape(alone)}, {100 * row.nothing_probabilities.max():.1f} % sure), "
-                f"and {read:.2f} by what is read."
-            )
-        return "<br>".join(lines)
+        one, other, *alone = map(_escape, (self.predicted_label, self.contrast_label, *self.label_names))
+        legend = "<br>" + _mark(f"for {one}", 1, signed=True) + _mark(f"for {other}", -1, signed=True)
+        if row.nothing is None or row.nothing_probabilities is None:
+            return legend
+        read, surest = float(row.values.sum(dtype=np.float64)) + row.padding, row.nothing_probabilities.argmax()
+        return (
+            f"{legend}<br>The logit of {one} minus that of {other} is {read + row.nothing:.2f}: {row.nothing:.2f} when "
+            f"nothing is read ({alone[surest]}, {100 * row.nothing_probabilities[surest]:.1f} % sure), "
+            f"and {read:.2f} by what is read."
+        )
 
 
 def _picture(review: ExplainedReview, row: MethodRow) -> str:
