@@ -10,6 +10,7 @@ from bertlens.run.folder import Run, write_predictions
 def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     """Write the metrics of a checkpoint on the test split, the figures and each review's probabilities."""
     from bertlens import build
+    from bertlens.explanations.explainer import Explainer
     from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
     from bertlens.report.figures import figures
     from bertlens.run import summary
@@ -34,7 +35,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         texts = data.reviews["test"].select(rows.tolist())["text"]
         write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
         if config.faithfulness.reviews is not None:
-            summary.write_faithfulness(run, config.faithfulness, info, classifier, data, module)
+            explainer, split = Explainer(classifier, tokenizer, info), data.reviews["test"]
+            summary.write_faithfulness(run, config.faithfulness, explainer, split, module.test_result)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
         summary.print_result(run.write_metrics(metrics, checkpoint=str(path)), run.folder)

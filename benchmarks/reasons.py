@@ -41,6 +41,7 @@ from bertlens.explanations.faithfulness import (
     NEVER,
     RANDOM,
     delete_words,
+    group,
     random_orders,
     rank_words,
     summarize,
@@ -498,11 +499,8 @@ def assemble_deletion(model: Model) -> dict[str, Any]:
         for method, found in records.items()
     }
     every = {index: record for found in records.values() for index, record in found.items()}
-    groups: dict[str, set[int]] = {"all": set(every)}
-    for place, name in enumerate(model.checkpoint.info.label_names):
-        groups[f"predicted {name}"] = {index for index, record in every.items() if record["predicted"] == place}
-    for name, is_right in (("right", True), ("wrong", False)):
-        groups[name] = {i for i, record in every.items() if (record["predicted"] == record["label"]) == is_right}
+    classes = [(index, record["predicted"], record["label"]) for index, record in every.items()]
+    groups = group(classes, model.checkpoint.info.label_names)
     seconds = {
         method: statistics.median(record["seconds"] for record in found.values()) for method, found in records.items()
     }

@@ -12,7 +12,6 @@ from bertlens.errors import InputError
 from bertlens.explanations import faithfulness
 from bertlens.explanations.explainer import ExplainedReview
 from bertlens.explanations.faithfulness import (
-    SHARES,
     check_by_hand,
     delete_words,
     holm,
@@ -167,8 +166,8 @@ def test_the_check_names_twenty_words_at_most(monkeypatch):
 
 def one(value, flips=0.1):
     """The scores of a review: one number for all that is measured, except the first flip."""
-    names = [*faithfulness.MEASURES, *(f"accuracy, drop, {share:.0%}" for share in SHARES[2:])]
-    return {name: np.array([value]) for name in names} | {"flips at": np.array([flips]), "curve": np.zeros((1, 10))}
+    found = {name: np.array([value]) for name in (*faithfulness.MEASURES, *faithfulness.CHANCE)}
+    return found | {"flips at": np.array([flips]), "never flips": np.isinf([flips]) * 1.0}
 
 
 def test_the_summary_has_intervals_and_paired_differences():

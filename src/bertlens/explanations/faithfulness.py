@@ -13,18 +13,16 @@ Shapes: R reviews, O orders of the words, L word pieces, C classes.
 import copy
 import csv
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.markup import escape
-from rich.progress import track
 from scipy.special import logit
-from scipy.stats import binom, spearmanr
+from scipy.stats import binom, sem, spearmanr
 from scipy.stats import t as student
 
 from bertlens.explanations.explainer import ExplainedReview, Explainer, ReviewToExplain
@@ -41,13 +39,11 @@ RANDOM = "random"
 MEASURES = [f"{kind}, {edit}" for kind in ("comprehensiveness", "sufficiency") for edit in ("drop", "mask")]
 MEASURES += [f"{measure}, log-odds" for measure in MEASURES]
 FLIPS, NEVER, ABOVE = "flips at", "never flips", "above the random band"
-
+REMOVED = (0.1, 0.2, 0.5)  # at random, to see how far the test itself leads the classifier astray
+CHANCE = [f"accuracy, {edit}, {share:.0%}" for edit in ("drop", "mask") for share in REMOVED]
 # of the table in the terminal
-COLUMNS = {
-    **dict(zip(MEASURES, ("gone,\ndrop", "gone,\nmask", "kept,\ndrop", "kept,\nmask"), strict=False)),
-    FLIPS: "flips\nat",
-    NEVER: "never\nflips",
-}
+COLUMNS = dict(zip(MEASURES, ("gone,\ndrop", "gone,\nmask", "kept,\ndrop", "kept,\nmask"), strict=False))
+COLUMNS |= {NEVER: "never\nflips", FLIPS: "flips\nat"}
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -72,7 +68,7 @@ class Check(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One line of faithfulness.csv: a mean (of `flips at`: the median) with its 95 % interval."""
+    """One line of faithfulness.csv: a mean, or the median of `flips at`, with its 95 % interval."""
 
     method: str
     measure: str
@@ -83,14 +79,6 @@ class Finding(NamedTuple):
     high: float
     p_holm: float | None = None  # of a paired difference, corrected for the number of methods compared
     seconds_per_review: float | None = None
-
-
-class Measured(NamedTuple):
-    """What `measure` returns."""
-
-    findings: list[Finding]
-    curves: dict[str, NDArray[np.float64]]
-    """By method [O, shares of CURVE]: the predicted class's mean probability."""
 
 
 def without(ids: Sequence[int], words: Iterable[Word], mask_id: int | None = None) -> list[int]:
@@ -104,11 +92,10 @@ def without(ids: Sequence[int], words: Iterable[Word], mask_id: int | None = Non
 def only(ids: Sequence[int], words: Iterable[Word], mask_id: int | None = None) -> list[int]:
     """Return [CLS], the pieces of these words and [SEP]; all others dropped, or `mask_id` in place of each of them."""
     kept = {piece for word in words for piece in range(word.first, word.last)}
-    others = [Word(place, place + 1, 0, 0) for place in range(1, len(ids) - 1) if place not in kept]
-    return without(ids, others, mask_id)
+    return without(ids, [Word(p, p + 1, 0, 0) for p in range(1, len(ids) - 1) if p not in kept], mask_id)
 
 
-def rank_words(review: ExplainedReview, values: NDArray[np.floating]) -> NDArray[np.int64]:
+def rank_words(review: ExplainedReview, values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Return the places of the words that hold a letter or digit, largest value first; ties in a seeded random order.
 
     values [L]. The places are those in `find_words`.
@@ -125,42 +112,6 @@ def random_orders(places: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     return np.stack([generator.permutation(np.sort(places)) for _ in range(NUM_ORDERS)])
 
 
-def check_by_hand(explainer: Explainer, review: ExplainedReview) -> Check:
-    """Measure what a reader of the page may ask of one review, about 120 edited copies."""
-    words = find_words(review.tokens, review.offsets, review.text)
-    ranked = rank_words(review, review.rows[0].values)
-    leading = [words[place] for place in ranked[:NUM_LEADING]]
-    counts = [count for count in COUNTS if count <= len(ranked)]
-    orders = random_orders(ranked, seed=review.index)
-    copies = [without(review.ids, leading[:count]) for count in range(1 + len(leading))]
-    copies += [only(review.ids, leading[:count]) for count in range(1 + len(leading))]
-    copies += [without(review.ids, [word]) for word in leading]
-    copies += [without(review.ids, [words[place] for place in order[:count]]) for order in orders for count in counts]
-    ends = np.cumsum([1 + len(leading), 1 + len(leading), len(leading)])
-    removed, kept, alone, random = np.split(explainer.run(copies), ends)
-    return Check(
-        order=ranked[:NUM_LEADING].tolist(),
-        removed=removed,
-        kept=kept,
-        alone=alone,
-        random_counts=counts,
-        random=random.reshape(NUM_ORDERS, len(counts), removed.shape[1]),
-        agreement=_agreement(explainer, review, words, ranked),
-    )
-
-
-def _agreement(
-    explainer: Explainer, review: ExplainedReview, words: Sequence[Word], places: NDArray[np.int64]
-) -> float | None:
-    if len(places) < 3:
-        return None
-    given = ReviewToExplain(index=review.index, text=review.text)
-    quick = next(with_methods(explainer, "mask_gradient").explain([given]))
-    values = [word_weights(words, row.values)[places] for row in (review.rows[0], quick.rows[0])]
-    found = spearmanr(*values).statistic if all(map(np.ptp, values)) else math.nan
-    return None if math.isnan(found) else float(found)
-
-
 def with_methods(explainer: Explainer, *names: str) -> Explainer:
     """Return the explainer with other methods."""
     other = copy.copy(explainer)
@@ -168,53 +119,31 @@ def with_methods(explainer: Explainer, *names: str) -> Explainer:
     return other
 
 
-def measure(explainer: Explainer, reviews: Sequence[ReviewToExplain], methods: Sequence[str]) -> Measured:
-    """Measure methods on labelled reviews, the first one against the others and ten random orders of the words.
-
-    Seconds per review are those of the classifier and the method, with nothing stored.
-    """
-    scores: dict[str, dict[int, Scores]] = {}
-    seconds = {}
-    for name in methods:
-        start = time.perf_counter()
-        explained = list(with_methods(explainer, name).explain(reviews))
-        seconds[name] = (time.perf_counter() - start) / len(reviews)
-        scores[name] = {
-            review.index: delete_words(explainer, review, rank_words(review, review.rows[0].values)[None])
-            for review in track(explained, description=name, transient=True, disable=not sys.stdout.isatty())
-        }
-    scores[RANDOM] = {
-        review.index: delete_words(
-            explainer, review, random_orders(rank_words(review, review.rows[0].values), seed=review.index), num_masked=2
-        )
-        for review in track(explained, description=RANDOM, transient=True, disable=not sys.stdout.isatty())
-    }
-    curves = {name: np.mean([score["curve"] for score in of.values()], axis=0) for name, of in scores.items()}
-    return Measured(summarize(scores, group(explained, explainer.label_names), seconds), curves)
+def check_by_hand(explainer: Explainer, review: ExplainedReview) -> Check:
+    """Measure what a reader of the page may ask of one review, by about 120 edited copies."""
+    words, ids = find_words(review.tokens, review.offsets, review.text), review.ids
+    ranked = rank_words(review, review.rows[0].values)
+    leading = [words[place] for place in ranked[:NUM_LEADING]]
+    counts = [count for count in COUNTS if count <= len(ranked)]
+    orders = random_orders(ranked, seed=review.index)
+    copies = [edit(ids, leading[:count]) for edit in (without, only) for count in range(1 + len(leading))]
+    copies += [without(ids, [word]) for word in leading]
+    copies += [without(ids, [words[place] for place in order[:count]]) for order in orders for count in counts]
+    ends = np.cumsum([1 + len(leading), 1 + len(leading), len(leading)])
+    removed, kept, alone, random = np.split(explainer.run(copies), ends)
+    random = random.reshape(NUM_ORDERS, len(counts), removed.shape[1])
+    agreement = _agreement(explainer, review, words, ranked)
+    return Check(ranked[:NUM_LEADING].tolist(), removed, kept, alone, counts, random, agreement)
 
 
-def group(explained: Sequence[ExplainedReview], label_names: Sequence[str]) -> dict[str, set[int]]:
-    """Return the indices of all reviews, of those by predicted class, and of right and wrong predictions."""
-    groups = {"all": {review.index for review in explained}}
-    for place, name in enumerate(label_names):
-        groups[f"predicted {name}"] = {review.index for review in explained if review.predicted == place}
-    for name, is_right in {"right": True, "wrong": False}.items():
-        groups[name] = {review.index for review in explained if (review.predicted == review.label) == is_right}
-    return groups
-
-
-def table(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
-    """Return cells by row and column for a terminal: each method, then the first one by groups of reviews."""
-    rows: dict[str, dict[str, str]] = {}
-    for found in findings:
-        if found.measure in COLUMNS and (found.group == "all" or found.method == findings[0].method):
-            name = found.method if found.group == "all" else f"  {escape(one_line_of(found.group)[:20])}"
-            half = f" ±{(found.high - found.low) / 2:.2f}" if found.measure in MEASURES[:2] else ""
-            cell = "never" if math.isinf(found.value) else f"{found.value:.3f}{half}"
-            rows.setdefault(name, {})[COLUMNS[found.measure]] = cell
-            if found.group == "all" and found.seconds_per_review is not None and found.measure == NEVER:
-                rows[name]["s per\nreview"] = f"{found.seconds_per_review:.3f}"
-    return rows
+def _agreement(
+    explainer: Explainer, review: ExplainedReview, words: Sequence[Word], places: NDArray[np.int64]
+) -> float | None:
+    given = ReviewToExplain(index=review.index, text=review.text)
+    quick = next(with_methods(explainer, "mask_gradient").explain([given]))
+    values = [word_weights(words, row.values)[places] for row in (review.rows[0], quick.rows[0])]
+    is_defined = len(places) > 2 and all(map(np.ptp, values))
+    return float(spearmanr(*values).statistic) if is_defined else None
 
 
 def delete_words(
@@ -226,36 +155,70 @@ def delete_words(
     `curve` [O, shares] is the probability without the words of each share of `CURVE`; `flips at` is the first share at
     which another class is predicted, infinite if none. `accuracy …` is 1 where a copy is given the review's label.
     """
-    words, ids, mask_id = (
-        find_words(review.tokens, review.offsets, review.text),
-        review.ids,
-        explainer.tokenizer.mask_id,
-    )
-    tops = [
-        {share: [words[place] for place in order[: math.ceil(share * len(order) - 1e-9)]] for share in CURVE}
-        for order in orders
+    words, mask = find_words(review.tokens, review.offsets, review.text), explainer.tokenizer.mask_id
+    edits = ((without, None, CURVE), (without, mask, SHARES), (only, None, SHARES), (only, mask, SHARES))
+    copies = [
+        [
+            edit(review.ids, [words[place] for place in order[: math.ceil(round(share * len(order), 6))]], piece)
+            for order in (orders if piece is None else orders[:num_masked])
+            for share in shares
+        ]
+        for edit, piece, shares in edits
     ]
-    dropped = [[without(ids, top[share]) for share in CURVE] for top in tops]
-    kept = [[only(ids, top[share]) for share in SHARES] for top in tops]
-    masked = [[without(ids, top[share], mask_id) for share in SHARES] for top in tops[:num_masked]]
-    kept_masked = [[only(ids, top[share], mask_id) for share in SHARES] for top in tops[:num_masked]]
-    kinds = (dropped, masked, kept, kept_masked)
-    ends = np.cumsum([len(kind) * len(kind[0]) for kind in kinds])[:-1]
-    flat = np.split(explainer.run([copy for kind in kinds for copies in kind for copy in copies]), ends)
-    curve, *others = (all_.reshape(len(kind), len(kind[0]), -1) for kind, all_ in zip(kinds, flat, strict=True))
-    at_shares = curve[:, [CURVE.index(share) for share in SHARES]]
-    full = np.float64(review.confidence)
-    found: Scores = {"curve": curve[:, :, review.predicted].astype(np.float64)}
-    for name, edited in zip(MEASURES[:4], (at_shares, *others), strict=True):
-        left = edited[:, :, review.predicted].astype(np.float64)
-        found[name] = (full - left).mean(axis=1)
-        found[f"{name}, log-odds"] = (_log_odds(full) - _log_odds(left)).mean(axis=1)
+    every = explainer.run([ids for some in copies for ids in some]).astype(np.float64)
+    parts = np.split(every, np.cumsum([len(some) for some in copies])[:-1])
+    curve, *others = (part.reshape(-1, len(each[2]), every.shape[1]) for part, each in zip(parts, edits, strict=True))
+    dropped = curve[:, [CURVE.index(share) for share in SHARES]]
+    found: Scores = {"curve": curve[:, :, review.predicted]}
+    for name, edited in zip(MEASURES[:4], (dropped, *others), strict=True):
+        left = edited[:, :, review.predicted]
+        found[name] = review.confidence - left.mean(axis=1)
+        found[f"{name}, log-odds"] = _log_odds(review.confidence) - _log_odds(left).mean(axis=1)
     flipped = curve.argmax(axis=2) != review.predicted
     found[FLIPS] = np.where(flipped.any(axis=1), np.array(CURVE)[flipped.argmax(axis=1)], np.inf)
-    for edit, edited in {"drop": at_shares, "mask": others[0]}.items():
-        right = edited.argmax(axis=2) == review.label
-        found |= {f"accuracy, {edit}, {share:.0%}": right[:, SHARES.index(share)] * 1.0 for share in SHARES[2:]}
+    found[NEVER] = np.isinf(found[FLIPS]) * 1.0
+    for name, edited in (("drop", dropped), ("mask", others[0])):
+        right = (edited.argmax(axis=2) == review.label) * 1.0
+        found |= {f"accuracy, {name}, {share:.0%}": right[:, SHARES.index(share)] for share in REMOVED}
     return found
+
+
+def _log_odds(probability: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    return np.asarray(logit(np.clip(probability, 1e-6, 1 - 1e-6)))
+
+
+def measure(
+    explainer: Explainer, reviews: Sequence[ReviewToExplain], methods: Sequence[str]
+) -> tuple[list[Finding], dict[str, NDArray[np.float64]]]:
+    """Measure methods on labelled reviews, the first one against the others and ten random orders of the words.
+
+    Return the findings and, by method, the predicted class's mean probability [O, shares of `CURVE`]. Seconds per
+    review are those of the classifier and the method, with nothing stored.
+    """
+    scores: dict[str, dict[int, Scores]] = {}
+    seconds = {}
+    for name in methods:
+        start = time.perf_counter()
+        explained = list(with_methods(explainer, name).explain(reviews))
+        seconds[name] = (time.perf_counter() - start) / len(reviews)
+        ranked = {review.index: rank_words(review, review.rows[0].values) for review in explained}
+        scores[name] = {each.index: delete_words(explainer, each, ranked[each.index][None]) for each in explained}
+    scores[RANDOM] = {
+        each.index: delete_words(explainer, each, random_orders(ranked[each.index], seed=each.index), num_masked=2)
+        for each in explained
+    }
+    classes = [(each.index, each.predicted, each.label) for each in explained]
+    curves = {name: np.mean([score["curve"] for score in of.values()], axis=0) for name, of in scores.items()}
+    return summarize(scores, group(classes, explainer.label_names), seconds), curves
+
+
+def group(classes: Sequence[tuple[int, int, int | None]], label_names: Sequence[str]) -> dict[str, set[int]]:
+    """Return all reviews, given as (index, predicted, label), those by predicted class, and the right and wrong."""
+    groups = {"all": {index for index, _, _ in classes}}
+    for place, name in enumerate(label_names):
+        groups[f"predicted {name}"] = {index for index, predicted, _ in classes if predicted == place}
+    groups["right"] = {index for index, predicted, label in classes if predicted == label}
+    return groups | {"wrong": groups["all"] - groups["right"]}
 
 
 def summarize(
@@ -266,69 +229,69 @@ def summarize(
     scores: by method, then by review. A difference is over the reviews that both methods have; its p is Holm-corrected.
     """
     found = []
-    lead = next(iter(scores))
-    for group, members in groups.items():
-        each = {
-            method: {index: _one_number(score) for index, score in reviews.items() if index in members}
-            for method, reviews in scores.items()
-        }
-        each = {method: reviews for method, reviews in each.items() if reviews}
-        for method, reviews in each.items():
-            for measure in next(iter(reviews.values())):
-                values = np.array([review[measure] for review in reviews.values()])
-                row = _median(values) if measure == FLIPS else _mean(values)[:3]
-                if method == RANDOM or not measure.startswith("accuracy"):
-                    found.append(Finding(method, measure, group, len(values), *row, None, seconds.get(method)))
-            band = scores.get(RANDOM, {}) if method != RANDOM else {}
-            drop = MEASURES[0]
-            above = [reviews[index][drop] > band[index][drop].max() for index in reviews if index in band]
-            if above:
-                found.append(Finding(method, ABOVE, group, len(above), *_mean(np.array(above) * 1.0)[:3]))
-        for measure in (*MEASURES, NEVER):
-            rows: list[tuple[str, int, tuple[float, float, float, float]]] = []
-            for method, reviews in each.items():
-                common = [index for index in reviews if index in each.get(lead, {})]
-                if method != lead and common:
-                    differences = [each[lead][index][measure] - reviews[index][measure] for index in common]
-                    rows.append((method, len(common), _mean(np.array(differences))))
-            for (method, num, difference), p in zip(rows, holm([row[-1][-1] for row in rows]), strict=True):
-                found.append(Finding(lead, f"{measure}, minus {method}", group, num, *difference[:3], p))
+    (lead, ours), *others = scores.items()
+    floor, drop = scores.get(RANDOM, {}), MEASURES[0]
+    for group_name, members in groups.items():
+        for method, reviews in scores.items():
+            measured = [score for index, score in reviews.items() if index in members]
+            for name in (*MEASURES, NEVER, *(CHANCE if method == RANDOM else ())):
+                row = _mean([score[name].mean() for score in measured])
+                found.append(Finding(method, name, group_name, *row[:4], None, seconds.get(method)))
+            middle = _median([float(np.median(score[FLIPS])) for score in measured])
+            found.append(Finding(method, FLIPS, group_name, *middle, None, seconds.get(method)))
+            above = [reviews[i][drop].mean() > floor[i][drop].max() for i in members & reviews.keys() & floor.keys()]
+            if method != RANDOM and above:
+                found.append(Finding(method, ABOVE, group_name, *_mean(above)[:4]))
+        for name in (*MEASURES, NEVER):
+            rows = {
+                method: _mean(
+                    [ours[i][name].mean() - theirs[i][name].mean() for i in members & ours.keys() & theirs.keys()]
+                )
+                for method, theirs in others
+            }
+            for (method, row), p in zip(rows.items(), holm([row[-1] for row in rows.values()]), strict=True):
+                found.append(Finding(lead, f"{name}, minus {method}", group_name, *row[:4], p))
     return found
 
 
-def _one_number(score: Scores) -> dict[str, float]:
-    """Return the mean over the orders of each measure, and of the first flips the median."""
-    means = {name: float(values.mean()) for name, values in score.items() if name not in ("curve", FLIPS)}
-    return means | {FLIPS: float(np.median(score[FLIPS])), NEVER: float(np.isinf(score[FLIPS]).mean())}
+def _mean(values: Sequence[float]) -> tuple[int, float, float, float, float]:
+    """Return the number of values, their mean, its 95 % interval and p of "the mean is 0", by Student's t."""
+    num = len(values)
+    if num < 2:
+        return num, math.nan, math.nan, math.nan, math.nan
+    mean, error = float(np.mean(values)), float(sem(values))
+    half = float(student.ppf(0.975, num - 1)) * error
+    return num, mean, mean - half, mean + half, 2 * float(student.sf(abs(mean) / max(error, 1e-12), num - 1))
 
 
-def _mean(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Return the mean, its 95 % interval and p of "the mean is 0", by Student's t."""
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return mean, math.nan, math.nan, math.nan
-    error = float(values.std(ddof=1)) / math.sqrt(n)
-    half = float(student.ppf(0.975, n - 1)) * error
-    p = 2 * float(student.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return mean, mean - half, mean + half, p
-
-
-def _median(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the median, which may be infinite, and its 95 % interval by ranks."""
-    ordered, n = np.sort(values), len(values)
-    low = int(binom.ppf(0.025, n, 0.5))
-    return float(ordered[(n - 1) // 2]), float(ordered[low]), float(ordered[n - 1 - low])
+def _median(values: Sequence[float]) -> tuple[int, float, float, float]:
+    """Return the number of values, their median, which may be infinite, and its 95 % interval by ranks."""
+    num = len(values)
+    if num < 2:
+        return num, math.nan, math.nan, math.nan
+    low, ordered = int(binom.ppf(0.025, num, 0.5)), np.sort(values).tolist()
+    return num, ordered[(num - 1) // 2], ordered[low], ordered[num - 1 - low]
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """Return p values corrected for their number (Holm 1979)."""
     order = np.argsort(p)
-    corrected = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.array(p)[order])
-    return np.minimum(corrected, 1)[np.argsort(order)].tolist() if len(p) else []
+    corrected = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.array(p)[order]).clip(max=1)
+    return list(corrected[np.argsort(order)].tolist())
 
 
-def _log_odds(probability: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
-    return np.asarray(logit(np.clip(probability, 1e-6, 1 - 1e-6)))
+def table(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
+    """Return cells by row and column for a terminal: each method, then the first one by groups of reviews."""
+    rows: dict[str, dict[str, str]] = {}
+    for found in findings:
+        if found.measure in COLUMNS and (found.group == "all" or found.method == findings[0].method):
+            name = found.method if found.group == "all" else f"  {escape(one_line_of(found.group)[:20])}"
+            half = f" ±{(found.high - found.low) / 2:.2f}" if found.measure in MEASURES[:2] else ""
+            cells = {COLUMNS[found.measure]: "never" if math.isinf(found.value) else f"{found.value:.3f}{half}"}
+            if found.measure == FLIPS and found.group == "all" and found.seconds_per_review is not None:
+                cells["s per\nreview"] = f"{found.seconds_per_review:.3f}"
+            rows[name] = rows.get(name, {}) | cells
+    return rows
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Column, Table
@@ -14,7 +15,7 @@ from rich.table import Column, Table
 from bertlens.config import TrainConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.explanations.explainer import Explainer, reviews_to_explain
-from bertlens.explanations.selection import select
+from bertlens.explanations.selection import Predictions, select
 from bertlens.explanations.settings import FaithfulnessSettings, SelectionSettings
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
@@ -118,21 +119,14 @@ def write_sample_report(
 
 
 def write_faithfulness(
-    run: Run,
-    settings: FaithfulnessSettings,
-    info: CheckpointInfo,
-    classifier: ReviewClassifier,
-    data: ReviewDataModule,
-    module: ReviewModule,
+    run: Run, settings: FaithfulnessSettings, explainer: Explainer, split: datasets.Dataset, predictions: Predictions
 ) -> None:
-    """Measure the methods on a sample of the test reviews; write the findings and their figure, and print the table."""
+    """Measure methods on a sample of labelled reviews; write the findings and their figure, and print the table."""
     from bertlens.explanations.faithfulness import CURVE, RANDOM, measure, table, write_findings  # imports scipy
 
     assert settings.reviews is not None
-    explainer = Explainer(classifier, data.tokenizer, info, methods=settings.methods)
-    chosen = SelectionSettings(count=settings.reviews)
-    selection = select(chosen, data.reviews["test"]["label"], lambda: module.test_result)
-    reviews = reviews_to_explain(data.reviews["test"], selection.indices)
+    selection = select(SelectionSettings(count=settings.reviews), split["label"], lambda: predictions)
+    reviews = reviews_to_explain(split, selection.indices)
     with run.stage("faithfulness") as stage:
         findings, curves = measure(explainer, reviews, settings.methods)
         stage.num_reviews = len(reviews)
