@@ -230,13 +230,13 @@ def painted(page: Any, selector: str) -> list[float]:
 
 
 def full_colour() -> float:
-    """The number that the method with a sign paints in full: half of the reviews have a larger word."""
+    """The number that the method with a sign paints in full: 1 % of a usual review's words exceed it."""
 
-    def largest(review: ExplainedReview) -> float:
+    def large(review: ExplainedReview) -> float:
         found = find_words(review.tokens, review.offsets, review.text)
-        return float(np.abs(word_weights(found, review.rows[-1].values)).max())
+        return float(np.quantile(np.abs(word_weights(found, review.rows[-1].values)), 0.99))
 
-    return float(np.median([largest(review) for review in REVIEWS]))
+    return float(np.median([large(review) for review in REVIEWS]))
 
 
 def row_of(review: ExplainedReview, layer: int, head: int | None) -> Any:
@@ -629,11 +629,11 @@ def test_the_bars_add_up_and_nothing_read_has_a_prediction(checked_report: Path,
         assert f"The sum is the logit of {predicted} minus that of {contrast}." in note
         assert note.endswith("before the model reads any of these, it says negative, 0.80.")
         assert page.locator("#compared").inner_text() == (
-            f"Contributions. Label negative, predicted {predicted}, compared with {contrast}."
+            f"Label negative, predicted {predicted}, compared with {contrast}."
         )
         page.locator("#method").select_option("Attention, layer 1")
         assert not page.locator("#sums").is_visible()
-        assert page.locator("#compared").inner_text() == f"Attention, layer 1. Label negative, predicted {predicted}."
+        assert page.locator("#compared").inner_text() == f"Label negative, predicted {predicted}."
 
 
 def test_what_was_cut_off_is_grey_and_counted(checked_report: Path, open_report: OpenReport) -> None:
@@ -888,7 +888,11 @@ def test_the_classic_view_has_layers_numbers_and_keys(report: Path, open_report:
         assert page.locator("#live").text_content().startswith(f"{review.tokens[1]}: weight {row[1]:.3f}")
         page.keyboard.press("End")
         assert page.locator("#live").text_content().startswith(f"{review.tokens[-2]}: weight {row[-2]:.3f}")
+        assert page.locator("#classic .hint").inner_text().count("full red") == 2
         page.locator("#method").select_option("Contributions")
+        assert "full orange, or blue where it is against the prediction, by weight" in (
+            page.locator("#classic .hint").inner_text()
+        )
         values = np.abs(review.rows[-1].values)
         np.testing.assert_allclose(painted(page, "#pictures .unit"), classic_scale(values)[:-1], atol=0.005)
         assert page.locator("#pictures .unit.against").count() == (review.rows[-1].values[:-1] < 0).sum()
@@ -1180,6 +1184,18 @@ def large_reviews(number: int) -> Iterator[ExplainedReview]:
     return (with_check(explained(f"{index} {text}", index, num_heads=12)) for index in range(number))
 
 
+def seconds_of_cpu(page: Any) -> Callable[[], float]:
+    """Return what reads how long the page itself has computed: a busy machine does not count."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def read() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration"))
+
+    return read
+
+
 def seconds_to_open(page: Any, path: Path) -> float:
     start = time.perf_counter()
     page.goto(path.as_uri())
@@ -1190,17 +1206,35 @@ def seconds_to_open(page: Any, path: Path) -> float:
 def test_64_reviews_open_and_switch_heads_at_once(tmp_path: Path, open_report: OpenReport) -> None:
     path = render(tmp_path / "report.html", large_reviews(64))
     with open_report(path) as page:
+        cpu = seconds_of_cpu(page)
         opened = seconds_to_open(page, path)
+        computed = cpu()
         page.locator(".row").first.click()
-        switched = page.evaluate("""() => [...document.querySelectorAll(".method-row")].map((head) => {
-            const start = performance.now();
+        before = cpu()
+        page.evaluate("""() => {
+            const slider = document.getElementById("without");
+            for (slider.value = 1; ; slider.value = Number(slider.value) + 1) {
+                slider.dispatchEvent(new Event("input", {bubbles: true}));
+                document.body.getBoundingClientRect();
+                if (slider.value === slider.max) break;
+            }
+        }""")
+        struck_out = (cpu() - before) / 20
+        page.locator("#method").select_option("Attention, layer 1")
+        heads = page.locator(".method-row").count()
+        before = cpu()
+        page.evaluate("""() => [...document.querySelectorAll(".method-row")].forEach((head) => {
             head.click();
             document.body.getBoundingClientRect();
-            return performance.now() - start;
         })""")
-    print(f"64 reviews, {path.stat().st_size:,} bytes: {opened:.2f} s to open, {max(switched):.0f} ms to switch a head")
-    assert opened < 3
-    assert sorted(switched)[len(switched) // 2] < 50
+        switched = (cpu() - before) / heads
+    print(
+        f"64 reviews, {path.stat().st_size:,} bytes: {opened:.2f} s to open ({computed:.2f} s of CPU), "
+        f"{1000 * struck_out:.0f} ms of CPU to strike a word out, {1000 * switched:.0f} ms to switch a head"
+    )
+    assert heads == 13
+    assert computed < 1
+    assert max(struck_out, switched) < 0.05
 
 
 def test_1000_reviews_stay_usable(tmp_path: Path, open_report: OpenReport) -> None:

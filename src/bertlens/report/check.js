@@ -26,7 +26,7 @@ function showLegend({ open, method, block }) {
   $("unseen-legend").hidden = !unseen;
   $("unseen-share").textContent = cutOff > 0 ? `: ${percent(cutOff)} of the words` : "";
   $("span-legend").hidden = !open.review.spans.length;
-  $("compared").replaceChildren(`${method.name}. Label `, truth === null ? "unknown" : label(truth),
+  $("compared").replaceChildren("Label ", truth === null ? "unknown" : label(truth),
     ", predicted ", label(predicted), ...(method.signed ? [", compared with ", label(contrast)] : []), ".");
   $("sentence").textContent = method.sentence;
 }

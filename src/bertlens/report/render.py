@@ -174,7 +174,7 @@ class _Summary:
         self.checked: list[int] = []  # places of the reviews that can be checked by hand
         self.num_holding = 0  # of these, those whose reason holds
         self.doubtful: list[tuple[int, int]] = []  # places and indices of those whose reason does not
-        self._largest: dict[str, list[float]] = defaultdict(list)  # by method: the largest word of each review
+        self._large: dict[str, list[float]] = defaultdict(list)  # by method: what 1 % of each review's words exceed
         # by predicted class, then by word: the sum of its weights, its occurrences, the reviews with it
         self._words: list[dict[str, list[float]]] = [defaultdict(lambda: [0.0, 0, 0]) for _ in range(num_classes)]
 
@@ -204,8 +204,8 @@ class _Summary:
         words = find_words(review.tokens, review.offsets, review.text)
         for method, rows in groupby(review.rows, key=lambda row: row.method):
             if method.signed:
-                largest = max(np.abs(word_weights(words, row.values)).max(initial=0) for row in rows)
-                self._largest[method.name].append(float(largest))
+                sizes = np.abs([word_weights(words, row.values) for row in rows])
+                self._large[method.name].append(float(np.quantile(sizes, 0.99)) if sizes.size else 0.0)
         counts = self._words[review.predicted]
         here = set()
         for word, weight in zip(words, word_weights(words, review.rows[0].values), strict=True):
@@ -240,12 +240,13 @@ class _Summary:
 
     @property
     def scales(self) -> list[float | None]:
-        """The number of each method that is painted in full on the whole page: half of the reviews have a larger one.
+        """The number of each method that is painted in full on the whole page: 1 % of a usual review's words exceed it.
 
+        The largest number would leave most reviews pale: a few words count ten times as much as the others.
         None for a method without a sign, which is painted by the largest number of each text.
         """
-        largest = [self._largest[method["name"]] for method in self.methods]
-        return [float(np.median(sizes)) or 1.0 if sizes else None for sizes in largest]
+        large = [self._large[method["name"]] for method in self.methods]
+        return [float(np.median(sizes)) or 1.0 if sizes else None for sizes in large]
 
     @property
     def num_labelled(self) -> int:

@@ -433,6 +433,8 @@ function showClassic() {
     paint(block, block.weights);
     return el("section", "picture", el("h3", "", title), root);
   });
+  $("classic-hue").textContent = method.signed ? "orange, or blue where it is against the prediction," : "red";
+  $("classic-full").textContent = method.signed ? "orange or blue" : "red";
   $("pictures").replaceChildren(
     el("p", "", "True label: ", el("b", "", label === null ? "unknown" : report.labels[label]), el("br"),
       "Predicted label: ", el("b", "", report.labels[predicted])),
