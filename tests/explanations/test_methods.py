@@ -188,13 +188,18 @@ TEXTS = (
 )
 
 
+def error_of_sum(review: ReviewPass, num_points: int) -> float:
+    """Return by how much the path integral misses the worth of all minus the worth of none."""
+    values = weigh_gradients(review.worth, len(review.hidden), *path_points(num_points))
+    [none] = worths_of(review, torch.zeros(1, len(review.hidden) - 1)).tolist()
+    return abs(values.sum(dtype=np.float64) + none - difference_of(review))
+
+
 @pytest.mark.parametrize(("num_points", "limit"), [(16, 1e-3), (32, 1e-4)])
 def test_all_numbers_and_the_value_of_nothing_add_up(classifier, tokenizer, num_points, limit) -> None:
     errors = []
     for text in TEXTS:
-        review = read(classifier, tokenizer, text)
-        [row] = aumann_shapley(review, num_points=num_points)
-        errors.append(abs(row.values.sum(dtype=np.float64) + row.nothing - difference_of(review)))
+        errors.append(error_of_sum(read(classifier, tokenizer, text), num_points))
     assert np.median(errors) < limit
 
 
@@ -219,12 +224,26 @@ def test_all_numbers_and_the_value_of_nothing_add_up_on_real_reviews(minilm_fold
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
     for num_points, limit in [(16, 1e-3), (32, 1e-4)]:
-        errors = []
-        for review in reviews[::5]:
-            [row] = aumann_shapley(review, num_points=num_points)
-            errors.append(abs(row.values.sum(dtype=np.float64) + row.nothing - difference_of(review)))
-        print(num_points, np.median(errors), max(errors))
-        assert np.median(errors) < limit
+        assert np.median([error_of_sum(review, num_points) for review in reviews[::5]]) < limit
+    for review in reviews[::5]:
+        [row] = aumann_shapley(review)
+        assert row.values.sum(dtype=np.float64) + row.nothing == pytest.approx(difference_of(review), abs=0.005)
+
+
+@pytest.mark.parametrize(("tolerance", "expected"), [(None, [16]), (-1.0, [16, 32, 64])])
+def test_where_sixteen_points_are_too_few_there_are_more(review, monkeypatch, tolerance, expected) -> None:
+    nums, whole = [], path_points
+
+    def record(num_points: int) -> Any:
+        nums.append(num_points)
+        return whole(num_points)
+
+    monkeypatch.setattr("bertlens.explanations.methods.path_points", record)
+    if tolerance is not None:
+        monkeypatch.setattr("bertlens.explanations.methods.TOLERANCE", tolerance)
+    [row] = aumann_shapley(review)
+    assert nums == expected
+    assert row.values.sum() + row.nothing == pytest.approx(difference_of(review), abs=1e-3)
 
 
 def test_the_value_of_nothing_is_what_cls_says_when_it_reads_only_itself(review) -> None:
