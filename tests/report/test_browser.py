@@ -750,6 +750,11 @@ def test_a_leading_word_is_struck_out_alone(checked_report: Path, open_report: O
         assert page.locator("#kept").inner_text() == ""
         chips.nth(4).press("Enter")
         assert struck(page) == []
+        chips.last.click()
+        said = page.locator("#measured").inner_text()
+        assert "0.93 → 0.92." in said
+        assert said.endswith("That is no more than random words do."), "a random word leaves .80 to .92"
+        chips.last.click()
         unit = page.locator("#text .unit").nth(check.order[4])
         unit.click()
         assert is_alone()

@@ -155,13 +155,14 @@ function showMeasured(without) {
   const words = alone ? ["“", el("bdi", "", check.words[struck[0]].name), "” alone"]
     : [`the ${struck.length === 1 ? "word" : `${struck.length} words`} struck out`];
   const chance = number === 1 ? "a random word" : `${number} random words`;
-  const change = `${decimals(before)} → ${decimals(probability)}`;
+  const digits = decimals(before) === decimals(probability) ? 3 : 2; // a small change is shown too
+  const change = `${before.toFixed(digits)} → ${probability.toFixed(digits)}`;
   $("measured").replaceChildren(...(!struck.length
     ? ["With every word the model says ", label(predicted), `: ${decimals(before)}. Move the slider to strike words out.`]
     : ["Without ", ...words, ` (${percent(check.share(struck.length))} of the text) the model says `, label(predicted),
       `: ${change}`, ...(says === predicted ? [] : [", so it now says ", label(says)]), ". ",
       ...(number ? [`Without ${chance}: ${decimals(low)} to ${decimals(high)}.`] : []),
-      ...(number === struck.length && probability >= low ? [" That is no more than chance does."] : [])]));
+      ...(number === struck.length && probability >= low ? [" That is no more than random words do."] : [])]));
   $("kept").textContent = struck.length && !alone
     ? `With only ${struck.length === 1 ? "this word" : `these ${struck.length} words`} left: ${decimals(check.kept[struck.length][0])}.` : "";
   const slider = $("without");
