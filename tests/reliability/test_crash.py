@@ -82,6 +82,8 @@ def write_report_file(folder: Path, version: int) -> None:
             text="good film",
             label=version,
             probabilities=np.array([0.25, 0.75], np.float32),
+            contrast=0,
+            ids=[2, 5, 6, 3],
             tokens=["[CLS]", "good", "film", "[SEP]"],
             offsets=[(0, 0), (0, 4), (5, 9), (0, 0)],
             rows=attention_rows(3, np.full((2, 4), 0.25, np.float32)),
