@@ -20,6 +20,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         checkpoint = read_checkpoint(path)
         classifier, tokenizer = restore(checkpoint)
     info = checkpoint.info
+    explainer = Explainer(classifier, tokenizer, info, methods=config.faithfulness.methods)
     with run.stage("data"):
         data = build.evaluation_data(config, info, tokenizer)
         data.setup("test")
@@ -35,8 +36,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         texts = data.reviews["test"].select(rows.tolist())["text"]
         write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
         if config.faithfulness.reviews is not None:
-            explainer, split = Explainer(classifier, tokenizer, info), data.reviews["test"]
-            summary.write_faithfulness(run, config.faithfulness, explainer, split, module.test_result)
+            summary.write_faithfulness(run, config.faithfulness, explainer, data.reviews["test"], module.test_result)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
         summary.print_result(run.write_metrics(metrics, checkpoint=str(path)), run.folder)

@@ -18,22 +18,22 @@ from bertlens.model.checkpoint import read_raw
 
 # a setting: its values, each as it is typed. In this order allpairspy finds every pair that is not refused
 FACTORS = {
-    "padding": ["data.padding=longest", "data.padding=max_length"],
-    "limit": ["trainer.max_steps=-1", "trainer.max_steps=3"],
     "precision": [
-        f"trainer.precision={name}" for name in ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
+        f"trainer.precision={name}" for name in ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
     ],
     "processes": ["trainer.devices=1", "trainer.devices=2 trainer.strategy=ddp"],
+    "clipping": ["trainer.gradient_clip_val=null", "trainer.gradient_clip_val=0.5"],
+    "averaging": ["callbacks=default", "callbacks=ema", "callbacks=swa"],
+    "padding": ["data.padding=longest", "data.padding=max_length"],
+    "saved": ["checkpoint.whole_model=false", "checkpoint.whole_model=true"],
+    "truncation": [f"data.truncation={name}" for name in ("head", "tail", "head_tail")],
+    "layers": [f"model.trainable_layers={layers}" for layers in (0, 1, 2, "all")],
+    "cache": ["features.cache=auto", "features.cache=on", "features.cache=off"],
+    "accumulation": ["trainer.accumulate_grad_batches=1", "trainer.accumulate_grad_batches=2"],
     "cleaning": ["data.cleaning=notebook", "data.cleaning=none"],
     "mask": ["model.attention_mask=true", "model.attention_mask=false"],
-    "layers": [f"model.trainable_layers={layers}" for layers in (0, 1, 2, "all")],
-    "accumulation": ["trainer.accumulate_grad_batches=1", "trainer.accumulate_grad_batches=2"],
-    "saved": ["checkpoint.whole_model=false", "checkpoint.whole_model=true"],
+    "limit": ["trainer.max_steps=-1", "trainer.max_steps=3"],
     "schedule": ["optimizer.schedule=constant", "optimizer.schedule=linear"],
-    "cache": ["features.cache=auto", "features.cache=on", "features.cache=off"],
-    "truncation": [f"data.truncation={name}" for name in ("head", "tail", "head_tail")],
-    "averaging": ["callbacks=default", "callbacks=ema", "callbacks=swa"],
-    "clipping": ["trainer.gradient_clip_val=null", "trainer.gradient_clip_val=0.5"],
 }
 # values and pairs that are refused, and what the line says
 REFUSED = {
@@ -41,8 +41,6 @@ REFUSED = {
     "which compute the same in each epoch; set features.cache=auto",
     ("data.padding=longest", "model.attention_mask=false"): "model.attention_mask=false: needs "
     "data.padding=max_length; otherwise a prediction depends on the longest review of its batch",
-    ("trainer.precision=16-true",): "trainer.precision=16-true: Adam divides by its epsilon, which is 0 in 16 bits; "
-    "set 16-mixed or bf16-true",
 }
 
 

@@ -64,11 +64,6 @@ class TrainConfig(EveryConfig):
                 "features.cache=on: needs frozen layers without dropout, which compute the same in each epoch; set "
                 "features.cache=auto"
             )
-        if trainer.precision == "16-true":
-            yield (
-                "trainer.precision=16-true: Adam divides by its epsilon, which is 0 in 16 bits; set 16-mixed or "
-                "bf16-true"
-            )
         if trainer.overfit_batches and (trainer.limit_train_batches is not None or trainer.fast_dev_run):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
         if not data.has_test_reviews and (self.test or self.report):

@@ -245,5 +245,5 @@ def test_evaluate_measures_methods(tiny_run, run_task, tmp_path, capsys):
 
 
 def test_a_mistyped_method_is_named(tiny_run, run_task, tmp_path):
-    with pytest.raises(InputError, match=r"faithfulness.methods=ocluson: no such method; did you mean occlusion\?"):
-        run_task("evaluate", tmp_path / "run", "checkpoint=x", "faithfulness.methods=[ocluson]")
+    with pytest.raises(InputError, match=r"methods=ocluson: no such method, .*; did you mean occlusion\?"):
+        run_task("evaluate", tmp_path / "run", f"checkpoint={tiny_run}", "faithfulness.methods=[ocluson]")

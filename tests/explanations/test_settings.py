@@ -3,24 +3,13 @@
 import pytest
 
 from bertlens.errors import InputError
-from bertlens.explanations.settings import METHOD_NAMES, ExplainSettings, ReportSettings
+from bertlens.explanations.settings import ExplainSettings, ReportSettings
 from bertlens.system.settings import check
 
 
 @pytest.mark.parametrize(
     ("settings", "prefix", "line"),
     [
-        (
-            ExplainSettings(methods=["rolout"]),
-            "explain.",
-            "explain.methods=rolout: no such method; did you mean rollout?",
-        ),
-        (
-            ExplainSettings(methods=["attention", "shapley"]),
-            "explain.",
-            "explain.methods=shapley: no such method; did you mean aumann_shapley?",
-        ),
-        (ExplainSettings(methods=[]), "explain.", f"explain.methods: name one or more of {', '.join(METHOD_NAMES)}"),
         (ExplainSettings(contrast=""), "explain.", "explain.contrast=: empty; give it a value or leave it out"),
         (ReportSettings(curves="many"), "report.", "report.curves=many: give a number, or all"),
         (ReportSettings(curves=-1), "report.", "report.curves=-1: must be at least 0"),

@@ -35,6 +35,8 @@ def one_line(error: BaseException, schema: type | None = None) -> str:
             text = no_such_key(key, list(known))
         elif isinstance(wrong, MissingMandatoryValue):
             text = f"{key}: it needs a value ({known[key].meaning}); write {key}=VALUE"
+        elif "is not a ListConfig" in str(wrong):
+            text = f"{key}: a list; write '{key}=[…]', also for one value"
         elif "is not Optional" in str(wrong):
             text = f"{key}=null: it needs a value; give one, or leave {key} out"
         else:

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from bertlens.data.batching import packed_batches
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
-from bertlens.explanations.methods import METHODS, MethodRow, ReviewPass
-from bertlens.explanations.settings import DEFAULT_METHODS, ExplainSettings
+from bertlens.explanations.methods import METHODS, MethodRow, ReviewPass, check_methods
+from bertlens.explanations.settings import DEFAULT_METHODS
 from bertlens.explanations.words import find_words
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.system.settings import check
 from bertlens.system.wording import count_of
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class Explainer:
         contrast: str | None = None,
         tokens_per_batch: int = 2048,
     ) -> None:
-        check(ExplainSettings(methods=list(methods), contrast=contrast))
+        check_methods(methods)
         if contrast is not None and contrast not in info.label_names:
             raise InputError(f"contrast={contrast}: no such label; choose one of {', '.join(info.label_names)}")
         self.classifier = classifier

@@ -188,16 +188,16 @@ def _log_odds(probability: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def measure(
-    explainer: Explainer, reviews: Sequence[ReviewToExplain], methods: Sequence[str]
+    explainer: Explainer, reviews: Sequence[ReviewToExplain]
 ) -> tuple[list[Finding], dict[str, NDArray[np.float64]]]:
-    """Measure methods on labelled reviews, the first one against the others and ten random orders of the words.
+    """Measure the explainer's methods on labelled reviews, the first one against the others and random orders.
 
     Return the findings and, by method, the predicted class's mean probability [O, shares of `CURVE`]. Seconds per
     review are those of the classifier and the method, with nothing stored.
     """
     scores: dict[str, dict[int, Scores]] = {}
     seconds = {}
-    for name in methods:
+    for name in explainer.methods:
         start = time.perf_counter()
         explained = list(with_methods(explainer, name).explain(reviews))
         seconds[name] = (time.perf_counter() - start) / len(reviews)

@@ -8,9 +8,11 @@ The *difference* is the logit of the prediction minus that of the contrast, the 
 Shapes: N heads, L word pieces, P positions (L, and the padding if the model attends to it), H hidden size, C classes.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bertlens.data.tokenizer import ReviewTokenizer
+from bertlens.errors import InputError
 from bertlens.explanations.words import Word
 from bertlens.model.classifier import ReviewClassifier
 
@@ -260,3 +263,14 @@ METHODS: dict[str, Callable[[ReviewPass], list[MethodRow]]] = {
     method.__name__: method
     for method in (aumann_shapley, attention, rollout, mask_gradient, integrated_gradients, occlusion)
 }
+
+
+def check_methods(names: Sequence[str]) -> None:
+    """Raise `InputError` for no name, a name that is not in `METHODS`, or a method whose package is missing."""
+    for name in names or [""]:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"methods={name}: no such method, only {', '.join(METHODS)}{hint}")
+    if "integrated_gradients" in names and find_spec("captum") is None:
+        raise InputError('methods=integrated_gradients: needs captum; pip install "bertlens[explain]"')

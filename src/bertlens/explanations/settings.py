@@ -1,9 +1,7 @@
 """What visualize.py is told: which reviews to explain, and how much of each."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from bertlens.system.settings import setting
@@ -28,24 +26,14 @@ class SelectionSettings:
             yield f"{' and '.join(prefix + name for name in given)}: give one of them"
 
 
-METHOD_NAMES = ("aumann_shapley", "attention", "rollout", "mask_gradient", "integrated_gradients", "occlusion")
+# names of functions in methods.py
 DEFAULT_METHODS = ("aumann_shapley", "attention")
 
 
 @dataclass(kw_only=True)
 class ExplainSettings:
-    methods: list[str] = setting(list(DEFAULT_METHODS), f"the first one leads: any of {', '.join(METHOD_NAMES)}")
+    methods: list[str] = setting(list(DEFAULT_METHODS), "which methods (the README lists them); the first one leads")
     contrast: str | None = setting(None, "the label that the prediction is set against; null: the runner-up")
-
-    def conflicts(self, prefix: str = "") -> Iterator[str]:
-        for name in self.methods:
-            if name not in METHOD_NAMES:
-                [near] = difflib.get_close_matches(name, METHOD_NAMES, n=1, cutoff=0)
-                yield f"{prefix}methods={name}: no such method; did you mean {near}?"
-        if "integrated_gradients" in self.methods and find_spec("captum") is None:
-            yield f'{prefix}methods=integrated_gradients: needs captum; pip install "bertlens[explain]"'
-        if not self.methods:
-            yield f"{prefix}methods: name one or more of {', '.join(METHOD_NAMES)}"
 
 
 @dataclass(kw_only=True)
@@ -68,6 +56,3 @@ class FaithfulnessSettings:
     methods: list[str] = setting(
         ["aumann_shapley", "attention", "mask_gradient"], "which methods; the first is compared with the others"
     )
-
-    def conflicts(self, prefix: str = "") -> Iterator[str]:
-        return ExplainSettings(methods=self.methods).conflicts(prefix)

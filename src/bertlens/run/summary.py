@@ -128,7 +128,7 @@ def write_faithfulness(
     selection = select(SelectionSettings(count=settings.reviews), split["label"], lambda: predictions)
     reviews = reviews_to_explain(split, selection.indices)
     with run.stage("faithfulness") as stage:
-        findings, curves = measure(explainer, reviews, settings.methods)
+        findings, curves = measure(explainer, reviews)
         stage.num_reviews = len(reviews)
     write_findings(run.folder / "faithfulness.csv", findings)
     run.write_figures({"faithfulness": draw_faithfulness(CURVE, curves, band=RANDOM)})
