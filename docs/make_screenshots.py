@@ -1,14 +1,19 @@
-"""The README's pictures of the report: summary, reading, classic, dark, phone.
+"""The pictures of the report (summary, reading, classic, dark, phone) and of TensorBoard (curves, scalars, hparams).
 
 python docs/make_screenshots.py                        # of a made-up report
 python docs/make_screenshots.py --report report.html   # of a real one
+python docs/make_screenshots.py --runs outputs/train --sweep outputs/sweeps/DATE/TIME   # of TensorBoard
 """
 
 import argparse
 import random
 import re
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +32,8 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 Scheme = Literal["light", "dark"]
 NUM_HEADS, MAX_PIECES = 12, 256
+# TensorBoard's tabs by the picture's name; %7C is |, %2F is /
+OF_RUNS = {"curves": "custom_scalars", "scalars": "scalars&tagFilter=(train%7Cval)%2F(loss%7Caccuracy)%24"}
 
 
 def sample_reviews(num_reviews: int) -> Iterator[ExplainedReview]:
@@ -83,52 +90,91 @@ def open_page(
     return page
 
 
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[str]:
+    """Yield the address of a TensorBoard that shows a folder."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    options = ["--logdir", str(folder), "--port", port, "--load_fast", "false"]
+    process = subprocess.Popen([sys.executable, "-m", "tensorboard.main", *options], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        next(line for line in process.stderr if "Press CTRL+C" in line)
+        yield f"http://localhost:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def save(page: Page, path: Path) -> None:
+    page.screenshot(path=path)
+    with Image.open(path) as picture:  # 256 colours make a third of the file; this method keeps the rare ones
+        method = Image.Quantize.MAXCOVERAGE
+        picture.convert("RGB").quantize(256, method, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def show_tensorboard(browser: Browser, folder: Path, tabs: dict[str, str], output: Path) -> None:
+    with tensorboard(folder) as address:
+        for name, tab in tabs.items():
+            page = browser.new_page(viewport={"width": 1360, "height": 500 if name == "curves" else 760})
+            page.goto(f"{address}/#{tab}")
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(4000)  # the charts are drawn after their data has come
+            save(page, output / f"{name}.png")
+
+
+def show_report(browser: Browser, report: Path, review: int | None, output: Path) -> None:
+    if review is None:
+        page = open_page(browser, report, "")
+        page.locator("[data-view=reading]").click()
+        review = int(page.locator("#review-title").inner_text().split()[-1])
+    shots = {
+        "summary": open_page(browser, report, "view=summary"),
+        "reading": open_page(browser, report, f"review={review}&view=reading"),
+        "classic": open_page(browser, report, f"review={review}&view=classic"),
+        "dark": open_page(browser, report, f"review={review}&view=reading", scheme="dark"),
+        "phone": open_page(browser, report, f"review={review}&view=reading", width=390, height=844),
+    }
+    for name, page in shots.items():
+        save(page, output / f"{name}.png")
+
+
+def write_sample_report(path: Path) -> Path:
+    render_report(
+        sample_reviews(64),
+        label_names=["negative", "positive"],
+        selection=Selection(
+            sentence="64 of 3,000 reviews, drawn at random from the right and wrong ones of each class",
+            split_accuracy=0.874,
+            num_split_reviews=3000,
+        ),
+        title="What the predictions rest on",
+        facts={"Checkpoint": "outputs/train/example/checkpoints/best.ckpt", "Model": "made-up weights"},
+        path=path,
+    )
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", type=Path, help="a report.html; without it, a made-up one")
+    parser.add_argument("--report", type=Path, help="a report.html; without any of the three, a made-up one")
     parser.add_argument("--review", type=int, help="the review to show; without it, the report's first")
+    parser.add_argument("--runs", type=Path, help="a folder of runs, for CUSTOM SCALARS and SCALARS")
+    parser.add_argument("--sweep", type=Path, help="a sweep's folder, for HPARAMS")
     parser.add_argument("--output", type=Path, default=FOLDER, help="the folder for the pictures")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        report = arguments.report
-        if report is None:
-            report = Path(folder) / "report.html"
-            facts = {"Checkpoint": "outputs/train/example/checkpoints/best.ckpt", "Model": "made-up weights"}
-            render_report(
-                sample_reviews(64),
-                label_names=["negative", "positive"],
-                selection=Selection(
-                    sentence="64 of 3,000 reviews, drawn at random from the right and wrong ones of each class",
-                    split_accuracy=0.874,
-                    num_split_reviews=3000,
-                ),
-                title="What the predictions rest on",
-                facts=facts,
-                path=report,
-            )
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        review = arguments.review
-        if review is None:
-            page = open_page(browser, report, "")
-            page.locator("[data-view=reading]").click()
-            review = int(page.locator("#review-title").inner_text().split()[-1])
-        shots = {
-            "summary": open_page(browser, report, "view=summary"),
-            "reading": open_page(browser, report, f"review={review}&view=reading"),
-            "classic": open_page(browser, report, f"review={review}&view=classic"),
-            "dark": open_page(browser, report, f"review={review}&view=reading", scheme="dark"),
-            "phone": open_page(browser, report, f"review={review}&view=reading", width=390, height=844),
-        }
-        for name, page in shots.items():
-            path = arguments.output / f"{name}.png"
-            page.screenshot(path=path)
-            with Image.open(path) as picture:  # 256 colours make a third of the file; this method keeps the rare ones
-                method = Image.Quantize.MAXCOVERAGE
-                picture.convert("RGB").quantize(256, method, kmeans=1, dither=Image.Dither.NONE).save(
-                    path, optimize=True
-                )
-            print(f"{path}: {path.stat().st_size:,} bytes")
+        if arguments.runs:
+            show_tensorboard(browser, arguments.runs, OF_RUNS, arguments.output)
+        if arguments.sweep:
+            show_tensorboard(browser, arguments.sweep, {"hparams": "hparams"}, arguments.output)
+        if arguments.report or not (arguments.runs or arguments.sweep):
+            report = arguments.report or write_sample_report(Path(folder) / "report.html")
+            show_report(browser, report, arguments.review, arguments.output)
         browser.close()
 
 
