@@ -31,7 +31,8 @@ def for_hydra(typed: list[str], schema: type) -> list[str]:
             raise InputError(f"{argument}: not a key with its value; write KEY=VALUE without a space{example}")
         if argument in NEEDS_OPTION:
             raise InputError(f"{argument}: this group needs an option; name one, or leave {argument} out")
-    written_out = [_write_out(argument, set(known)) for argument in typed]
+    in_order = sorted(typed, key=lambda argument: argument not in MULTIRUN)  # argparse takes it first, or last
+    written_out = [_write_out(argument, set(known)) for argument in in_order]
     if "optimizer.lr" not in known or any(option in typed for option in ("-sc", "--shell-completion")):
         return written_out
     arguments = _add_resumed(written_out)
