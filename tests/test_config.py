@@ -173,6 +173,7 @@ def test_short_forms_are_written_out():
     assert for_hydra(["checkpoint=a b=c.ckpt"], SCHEMAS["evaluate"]) == ["checkpoint='a b=c.ckpt'"]
     assert for_hydra(["logger=false"], TrainConfig) == ["logger=none"]
     assert for_hydra(["data.train_file=a.csv"], TrainConfig) == ["data.train_file=a.csv", "data=files"]
+    assert for_hydra(["model=minilm", "-m", "seed=1,2"], TrainConfig)[:3] == ["-m", "model=minilm", "seed=1,2"]
 
 
 def test_a_sweep_over_depth_asks_for_one_store_that_serves_all():
@@ -213,6 +214,12 @@ def test_the_command_that_goes_on():
 def test_an_error_is_one_line_without_control_characters():
     assert one_line(InputError("a\nb\x1b[31mc\u202e")) == "a b⟨U+001B⟩[31mc⟨U+202E⟩"
     assert one_line(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_a_value_that_must_be_given_is_named_with_an_example():
+    with pytest.raises(InputError) as caught:
+        read_config(composed("evaluate"))
+    assert one_line(caught.value, SCHEMAS["evaluate"]) == "checkpoint: no value; give one, such as checkpoint=..."
 
 
 def test_every_conf_file_says_what_it_is():
