@@ -289,7 +289,7 @@ def measure_planted(test: datasets.Dataset, reviews: Path, folder: Path, methods
     """Plant two words that decide the label (Bastings et al. 2022), and find them."""
     training = datasets.load_dataset("parquet", data_files=str(reviews / "train.parquet"))["train"]
     generator = np.random.default_rng(SEED)
-    chosen = [generator.permutation(len(split))[:number] for split, number in ((training, 8000), (test, 1000))]
+    chosen = [generator.permutation(len(split))[:number] for split, number in ((training, 5000), (test, 1000))]
     rows = [
         [(row["text"], row["label"]) for row in split.select(some)]
         for split, some in zip((training, test), chosen, strict=True)
