@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf.errors import OmegaConfBaseException
 
 from bertlens.cli.command_line import for_hydra, resume_command
 from bertlens.cli.launch import read_config
@@ -216,10 +217,11 @@ def test_an_error_is_one_line_without_control_characters():
     assert one_line(KeyError("x")) == "KeyError: 'x'"
 
 
-def test_a_value_that_must_be_given_is_named_with_an_example():
-    with pytest.raises(InputError) as caught:
+def test_a_value_that_must_be_given_is_named_with_its_meaning():
+    with pytest.raises(OmegaConfBaseException) as caught:
         read_config(composed("evaluate"))
-    assert one_line(caught.value, SCHEMAS["evaluate"]) == "checkpoint: no value; give one, such as checkpoint=..."
+    line = one_line(caught.value, SCHEMAS["evaluate"])
+    assert line.startswith("checkpoint: it needs a value (what to evaluate: a checkpoint, a run's folder, or latest)")
 
 
 def test_every_conf_file_says_what_it_is():

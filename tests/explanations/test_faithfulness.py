@@ -242,8 +242,5 @@ def test_evaluate_measures_methods(tiny_run, run_task, tmp_path, capsys):
     assert float(drop["occlusion"]["seconds_per_review"]) > 0
     assert ("aumann_shapley", "comprehensiveness, drop, minus random", "predicted positive") in rows
     assert (tmp_path / "evaluated" / "faithfulness.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_a_mistyped_method_is_named(tiny_run, run_task, tmp_path):
     with pytest.raises(InputError, match=r"methods=ocluson: no such method, .*; did you mean occlusion\?"):
-        run_task("evaluate", tmp_path / "run", f"checkpoint={tiny_run}", "faithfulness.methods=[ocluson]")
+        run_task("evaluate", tmp_path / "mistyped", *given, "faithfulness.methods=[ocluson]")

@@ -20,7 +20,6 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from bertlens.cli.command_line import for_hydra, resume_command
 from bertlens.cli.help import show_help
@@ -114,8 +113,6 @@ def read_config(composed: DictConfig) -> Any:
     """Return a composed configuration as an object of its schema. Raise `InputError` for all that is wrong in it."""
     try:
         config = OmegaConf.to_object(composed)
-    except MissingMandatoryValue as error:
-        raise InputError(f"{error.full_key}: no value; give one, such as {error.full_key}=...") from error
     except RecursionError as error:
         raise InputError("a value is an interpolation, ${...}, of itself: give it a value of its own") from error
     if unknown := list(_unknown_keys(OmegaConf.to_container(composed, resolve=False), config)):

@@ -28,7 +28,7 @@ def one_line(error: BaseException, schema: type | None = None) -> str:
     """Return an error as one line, with control characters spelt out; an unknown key with the nearest known one."""
     text = str(error) or type(error).__name__
     wrong = next((each for each in (error, error.__cause__) if getattr(each, "full_key", None)), None)
-    if isinstance(wrong, OmegaConfBaseException) and not isinstance(error, InputError):
+    if isinstance(wrong, OmegaConfBaseException):
         key = str(wrong.full_key)
         known = keys(schema) if schema is not None else {}
         if type(wrong).__name__ in ("ConfigAttributeError", "ConfigKeyError") and key not in known:

@@ -281,11 +281,15 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def table(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
-    """Return cells by row and column for a terminal: each method, then the first one by groups of reviews."""
+    """Return cells by row and column for a terminal: the first method, also by groups of reviews; then the others."""
     rows: dict[str, dict[str, str]] = {}
-    for found in findings:
+    for found in sorted(findings, key=lambda found: found.method != findings[0].method):
         if found.measure in COLUMNS and (found.group == "all" or found.method == findings[0].method):
-            name = found.method if found.group == "all" else f"  {escape(one_line_of(found.group)[:20])}"
+            name = (
+                found.method
+                if found.group == "all"
+                else f"  {escape(one_line_of(found.group.removeprefix('predicted '))[:20])}"
+            )
             half = f" ±{(found.high - found.low) / 2:.2f}" if found.measure in MEASURES[:2] else ""
             cells = {COLUMNS[found.measure]: "never" if math.isinf(found.value) else f"{found.value:.3f}{half}"}
             if found.measure == FLIPS and found.group == "all" and found.seconds_per_review is not None:

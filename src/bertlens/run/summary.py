@@ -127,9 +127,8 @@ def write_faithfulness(
     assert settings.reviews is not None
     selection = select(SelectionSettings(count=settings.reviews), split["label"], lambda: predictions)
     reviews = reviews_to_explain(split, selection.indices)
-    with run.stage("faithfulness") as stage:
+    with run.stage("faithfulness"):
         findings, curves = measure(explainer, reviews)
-        stage.num_reviews = len(reviews)
     write_findings(run.folder / "faithfulness.csv", findings)
     run.write_figures({"faithfulness": draw_faithfulness(CURVE, curves, band=RANDOM)})
     say("reasons", "the loss of probability without the leading words (gone) and with")
