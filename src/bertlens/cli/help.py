@@ -44,7 +44,8 @@ def show_help(name: str, given: list[str], conf: Path, program: list[str]) -> No
         if not sections or section in sections or "all" in sections:
             kind = "|".join(map(str, known[key].choices)) or types[key]
             shown = f"  {key}={_shown(OmegaConf.select(composed, key, default='PATH'))}"
-            print(shown if kind == "any" else f"{shown}  ({kind})")
+            typed = f"{shown}  ({kind})"
+            print(shown if kind == "any" or len(typed) > WIDTH else typed)
             print(textwrap.fill(known[key].meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     if sections:
         return
