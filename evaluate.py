@@ -14,6 +14,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
     from bertlens.report.figures import figures
     from bertlens.run import summary
+    from bertlens.system.files import relative
 
     path = find_checkpoint(config.checkpoint)
     with run.stage("model"):
@@ -25,6 +26,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         data = build.evaluation_data(config, info, tokenizer)
         data.setup("test")
     run.begin(config)
+    summary.say("model", relative(path))
+    summary.say("reviews", f"{len(data.reviews['test']):,} test")
     with run.stage("test") as stage:
         module = build.measure(config, classifier, info, data)
         stage.num_reviews = module.num_reviews["test"]
