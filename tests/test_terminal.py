@@ -28,7 +28,7 @@ def here(tmp_path, tiny_model):
 
 def run(here: Path, *typed: str) -> subprocess.CompletedProcess[str]:
     environ = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    return subprocess.run([sys.executable, *typed], cwd=here, env=environ, capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, *typed], cwd=here, env=environ, capture_output=True, text=True)
 
 
 def too_long(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -54,11 +54,11 @@ def test_a_run_and_each_next_command_fit_80_columns_and_work(here):
 
 @pytest.mark.integration
 def test_a_sweep_with_a_job_that_fails_fits_80_columns(here):
-    sweep = ["train.py", "-m", "experiment=small", "optimizer.lr=5e-05,1e-3", "seed=1,2", "trainer.max_epochs=1"]
+    sweep = ["train.py", "-m", "experiment=small", "seed=1,2", "trainer.max_epochs=1"]
     done = run(here, *sweep, "model.trainable_layers=1,9")
     assert done.returncode == 1
     assert not too_long(done)
-    assert "[8/8] optimizer.lr=1e-3, seed=2, model.trainable_layers=9" in done.stdout
+    assert "[4/4] seed=2, model.trainable_layers=9" in done.stdout
     assert "model.trainable_layers=9" in done.stdout.splitlines()[-2]
 
 
