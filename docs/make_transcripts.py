@@ -20,6 +20,7 @@ import pyte
 
 FOLDER = Path(__file__).parent
 COLUMNS, ROWS = 80, 50
+FIRST, LAST = 45, 15  # lines that are kept of longer transcripts
 DEMO = "python train.py experiment=demo"
 SWEEP = "python train.py -m experiment=demo data.num_demo_reviews=300 trainer.max_epochs=2"
 SCENES = {
@@ -51,7 +52,7 @@ def play(checkout: Path, command: str, *, stop: bool) -> str:
         shown = run(command, folder, stop=stop)
         if stop:
             shown += ["", *run(next(line for line in shown[::-1] if line.startswith("python ")), folder, stop=False)]
-    return "\n".join(shown)
+    return "\n".join(shown if len(shown) <= FIRST + LAST else [*shown[:FIRST], "⋮", *shown[-LAST:]])
 
 
 def run(command: str, folder: str, *, stop: bool) -> list[str]:
