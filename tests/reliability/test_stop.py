@@ -55,7 +55,7 @@ def differences(one, other) -> int:
 
 
 def resuming_arguments(output: str) -> list[str]:
-    command = next(line for line in output.splitlines() if line.startswith("python train.py "))
+    command = next(line for line in output.splitlines() if re.match(r"python \S*train\.py ", line))
     return shlex.split(command)[2:]
 
 

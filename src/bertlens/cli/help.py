@@ -20,9 +20,9 @@ PURPOSES = {
     "visualize": "Show which words a checkpoint's predictions rest on.",
 }
 FIRST = (
-    "checkpoint", "reviews", "indices", "text", "file", "explain.methods", "data.path", "data.train_file", "data.test_file",
-    "data.truncation", "model.trainable_layers", "optimizer.lr", "trainer.max_epochs", "trainer.devices",
-    "checkpoint.path", "report",
+    "checkpoint", "reviews", "indices", "text", "file", "explain.methods",
+    "data.path", "data.train_file", "data.test_file", "data.truncation", "model.trainable_layers",
+    "optimizer.lr", "trainer.max_epochs", "trainer.devices", "checkpoint.path", "report",
 )  # fmt: skip
 GROUPS = ("model", "data", "experiment", "logger", "callbacks")  # of train
 
