@@ -228,7 +228,7 @@ def test_evaluate_measures_methods(tiny_run, run_task, tmp_path, capsys):
     asked = ["faithfulness.reviews=12", "faithfulness.methods=[aumann_shapley,occlusion]"]
     run_task("evaluate", tmp_path / "evaluated", *given, *asked)
     printed = capsys.readouterr().out
-    shown = printed[: printed.index("wrote")].splitlines()
+    shown = printed[printed.index("reasons") : printed.index("wrote")].splitlines()
     assert max(map(len, shown)) <= 80
     assert any(line.startswith("occlusion") for line in shown)
     with (tmp_path / "evaluated" / "faithfulness.csv").open(newline="") as file:

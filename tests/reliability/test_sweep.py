@@ -4,7 +4,6 @@ import csv
 import re
 import shlex
 import signal
-from pathlib import Path
 
 import pytest
 
