@@ -125,14 +125,13 @@ class Model:
         return Lines(self.cache / f"{self.name}.{name}.jsonl")
 
     def draw(self, count: int) -> list[int]:
-        """Return the reviews in one order for every count, as far as the split has so many."""
-        small = set[int]()
-        ordered: list[int] = []
-        for size in (40, 100, 200, 300, 500, 1000):
-            drawn = select(SelectionSettings(count=min(size, count), seed=SEED), self.split["label"]).indices
-            ordered += [index for index in drawn if index not in small]
-            small |= set(drawn)
-        return ordered
+        """Return the first reviews of one seeded order, of which each 25, 50, 100 … are drawn from each class."""
+        ordered: dict[int, None] = {}
+        for size in (25, 50, 100, 200, 500, 1000, 5000):
+            if len(ordered) < count:
+                drawn = select(SelectionSettings(count=size, seed=SEED), self.split["label"]).indices
+                ordered |= dict.fromkeys(drawn)
+        return list(ordered)[:count]
 
     def review(self, index: int) -> ReviewToExplain:
         return reviews_to_explain(self.split, [index])[0]
