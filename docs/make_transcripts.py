@@ -27,9 +27,9 @@ SCENES = {
     "A run": DEMO,
     "A sweep": f"{SWEEP} optimizer.lr=5e-05,1e-3 seed=1,2",
     "A sweep with a job that fails": f"{SWEEP} model.trainable_layers=1,9",
-    "Ctrl-C, and going on": f"{DEMO} data.num_demo_reviews=600 trainer.max_epochs=4",
+    "Ctrl-C, and going on": f"{DEMO} data.num_demo_reviews=900",
 }
-SECOND_EPOCH = re.compile("epoch 2/4: |Epoch 1/3 ")
+SECOND_EPOCH = re.compile("epoch 2/12: |Epoch 1/11 ")
 
 
 def main() -> None:
