@@ -50,8 +50,8 @@ def play(checkout: Path, command: str, *, stop: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", checkout.resolve(), folder], check=True, stderr=subprocess.DEVNULL)
         shown = run(command, folder, stop=stop)
-        if stop:
-            shown += ["", *run(next(line for line in shown[::-1] if line.startswith("python ")), folder, stop=False)]
+        if stop and (printed := [line for line in shown if line.startswith("python ")]):
+            shown += ["", *run(printed[-1], folder, stop=False)]
     return "\n".join(shown if len(shown) <= FIRST + LAST else [*shown[:FIRST], "⋮", *shown[-LAST:]])
 
 
