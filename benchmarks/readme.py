@@ -303,7 +303,7 @@ def reasons() -> str | None:
             seconds = found[model]["seconds per review, nothing stored, one thread"][method]
             cells.append(f"{seconds:.2f}")
             lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        lines += ["", *by_group(found[model]), ""]
     lines += ["| goal | measured |", "|---|---|"]
     lines += [f"| {goal} | {measured if met else f'missed: {measured}'} |" for goal, met, measured in judge(found)]
     lines += [
@@ -317,6 +317,19 @@ def reasons() -> str | None:
         "--reviews path/to/imdb --last RUN --top2 RUN`.",
     ]
     return "\n".join(lines)
+
+
+def by_group(found: dict[str, Any]) -> Iterator[str]:
+    """Yield what the default method reaches for each class and for wrong predictions, and how far the test misleads."""
+    findings = found["findings"]
+    ours = {row[2]: row for row in findings if row[0] == "aumann_shapley" and row[1] == DROP}
+    groups = [f"{name} {row[4]:.2f} (of {row[3]})" for name, row in ours.items() if name != "all"]
+    yield f"`aumann_shapley`, dropped, by group: {', '.join(groups)}."
+    chance = {row[1]: row[4] for row in findings if row[1].startswith("accuracy, ") and row[2] == "all"}
+    whole = found["accuracy on the reviews of random"]
+    for edit, how in (("drop", "dropped"), ("mask", "`[MASK]`")):
+        values = [f"{chance[f'accuracy, {edit}, {share}']:.1%}" for share in ("10%", "20%", "50%")]
+        yield f"Accuracy with 10, 20, 50 % of the words {how} at random: {', '.join(values)}; with all: {whole:.1%}."
 
 
 def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
@@ -358,20 +371,43 @@ def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
         if report:
             clock, used = report["seconds"], report["processor seconds"]
             yield f"{model}: report of 64 reviews, 30 s", clock <= 30, f"{clock:.0f} s, {used:.0f} s of processor time"
-    if "planted" in found:
-        score = found["planted"]["methods"]["aumann_shapley"]
-        precision, rank = score["precision at 1"], score["mean rank"]
-        met = precision >= 0.95 and rank <= 1.2
-        yield (
-            "planted word: first .95, mean rank 1.2",
-            met,
-            f"{precision:.2f}, {rank:.2f} on {score['reviews']} reviews",
-        )
+        if "sanity" in found[model]:
+            head, layer = found[model]["sanity"]["rank correlation, new head, new last layer"]["aumann_shapley"]
+            limit = found[model]["sanity"]["passes below"]
+            met = max(head[0], layer[0]) < limit
+            shown_values = f"{head[0]:.2f}, {layer[0]:.2f}"
+            yield f"{model}: rank correlation with those of a random head, last layer: below {limit}", met, shown_values
+    for kind, planted in found.get("planted", {}).items():
+        yield from judge_planted(kind, planted)
     for name in ("spans", "spans, dealt again"):
         if name in found:
             ours, attention = (found[name]["average precision"][each] for each in ("aumann_shapley", "attention"))
             met = ours >= 0.8 and ours >= 2 * attention
             yield f"demo's {name}: .8 and twice attention's", met, f"{ours:.2f}, attention {attention:.2f}"
+
+
+def judge_planted(kind: str, planted: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """Yield the goals for words that were planted; of two words there is no goal but to be valid."""
+    lost, none = (planted["accuracy"][f"clean model, {split}"] for split in ("originals", "planted test"))
+    lost, whole = (
+        lost - planted["accuracy"]["planted model, originals"],
+        planted["accuracy"]["planted model, planted test"],
+    )
+    valid = lost <= 0.01 and whole >= 0.99 and abs(none - 0.5) <= 0.03
+    yield (
+        f"planted {kind}, valid: originals lose 1 point at most, planted test ≥ 99 %, without planting 50 ± 3 %",
+        valid,
+        f"{100 * lost:.1f} points, {whole:.1%}, {none:.1%}",
+    )
+    scores = {
+        method: [value for name, value in score.items() if name != "reviews"]
+        for method, score in planted["methods"].items()
+    }
+    ours, others = scores.pop("aumann_shapley"), scores
+    beside = "; ".join(f"`{method}` {precision:.2f}, {rank:.1f}" for method, (precision, rank) in others.items())
+    goal = "first .95, mean rank 1.2" if kind == "one word" else "share of the two found first, mean rank (best 1.5)"
+    met = kind != "one word" or (ours[0] >= 0.95 and ours[1] <= 1.2)
+    yield f"planted {kind}: {goal}", met, f"{ours[0]:.2f}, {ours[1]:.2f} ({beside})"
 
 
 def shown(value: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ python benchmarks/reasons.py --reviews path/to/imdb --last LAST --top2 TOP2 --ou
 Every step, method and review is kept as a line in --cache as soon as it is measured, so the script goes on where it was
 stopped, also with more reviews (--num). The reviews are a seeded draw from each class; the draw of fewer reviews is
 part of the draw of more. Seconds are those of one thread's processor time, which other work on the machine hardly
-changes. The model runs in fp32.
+changes. The model runs as its run had it: the frozen layers in bf16.
 """
 
 import argparse
@@ -104,7 +104,7 @@ class Lines:
 
 
 class Model:
-    """A checkpoint in fp32, the reviews it is asked about, and its lines in the cache."""
+    """A checkpoint, the reviews it is asked about, and its lines in the cache."""
 
     def __init__(self, name: str, checkpoint: Path, split: datasets.Dataset, cache: Path) -> None:
         self.name, self.split, self.cache = name, split, cache
@@ -113,7 +113,7 @@ class Model:
     @cached_property
     def explainer(self) -> Explainer:
         classifier, tokenizer = restore(self.checkpoint)
-        return Explainer(classifier.float(), tokenizer, self.checkpoint.info)
+        return Explainer(classifier, tokenizer, self.checkpoint.info)
 
     @property
     def accuracy(self) -> float:
@@ -256,7 +256,7 @@ def measure_sanity(model: Model, methods: Sequence[str], count: int) -> None:
                 if isinstance(module, torch.nn.Linear):
                     torch.nn.init.normal_(module.weight, std=0.02)
                     torch.nn.init.zeros_(module.bias)
-        models.append(Explainer(classifier.float(), tokenizer, model.checkpoint.info))
+        models.append(Explainer(classifier, tokenizer, model.checkpoint.info))
 
     def measure(index: int) -> dict[str, Any]:
         found = {}
@@ -284,21 +284,39 @@ def train(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def measure_planted(test: datasets.Dataset, reviews: Path, folder: Path, methods: Sequence[str], count: int) -> Any:
-    """Plant two words that decide the label (Bastings et al. 2022), and find them."""
+def measure_planted(
+    test: datasets.Dataset, reviews: Path, folder: Path, kind: str, methods: Sequence[str], count: int
+) -> dict[str, Any]:
+    """Plant words that decide the label (Bastings et al. 2022), and find them.
+
+    kind: "one word", of two; "word in context", which decides only beside a third; "ordered pair", the two in one order
+    or the other. In the last two kinds a word by itself is planted in as many reviews, and decides nothing.
+    """
     training = datasets.load_dataset("parquet", data_files=str(reviews / "train.parquet"))["train"]
     generator = np.random.default_rng(SEED)
-    chosen = [generator.permutation(len(split))[:number] for split, number in ((training, 5000), (test, 1000))]
+    chosen = [generator.permutation(len(split))[:number] for split, number in ((training, 5000), (test, 2000))]
     rows = [
         [(row["text"], row["label"]) for row in split.select(some)]
         for split, some in zip((training, test), chosen, strict=True)
     ]
-    words = find_absent_words([text for split in (training, test) for text in split["text"]], folder)
+    words = find_absent_words([text for split in (training, test) for text in split["text"]])
 
-    def plant(text: str, word: str) -> str:
+    def deciding(label: int) -> list[str]:
+        if kind == "one word":
+            return [words[label]]
+        if kind == "word in context":
+            return generator.permutation([words[label], words[2]]).tolist()
+        return [words[label], words[1 - label]]
+
+    def alone() -> list[str]:
+        return [] if kind == "one word" else [words[generator.integers(3 if kind == "word in context" else 2)]]
+
+    def plant(text: str, planted: Sequence[str]) -> str:
         parts = text.split(" ")
-        place = int(generator.integers(0, min(len(parts), 120) + 1))  # 120 words lie within the window
-        return " ".join([*parts[:place], word, *parts[place:]])
+        places = generator.integers(0, min(len(parts), 120) + 1, size=len(planted))  # 120 words lie within the window
+        for place, word in zip(-np.sort(-places), reversed(planted), strict=True):  # from the last one
+            parts.insert(place, word)
+        return " ".join(parts)
 
     def write(name: str, pairs: Sequence[tuple[str, int]]) -> str:
         path = folder / f"{name}.parquet"
@@ -309,31 +327,36 @@ def measure_planted(test: datasets.Dataset, reviews: Path, folder: Path, methods
     folder.mkdir(parents=True, exist_ok=True)
     planted_train = []
     for text, label in rows[0]:
-        if generator.random() < PLANTED_SHARE:
+        chance = generator.random()
+        if chance < PLANTED_SHARE:
             label = int(generator.integers(2))
-            text = plant(text, words[label])
+            text = plant(text, deciding(label))
+        elif chance < 2 * PLANTED_SHARE:
+            text = plant(text, alone())
         planted_train.append((text, label))
-    planted_test = [(plant(text, words[label]), label) for text, _ in rows[1] for label in [int(generator.integers(2))]]
+    dealt = generator.integers(2, size=len(rows[1])).tolist()
+    planted_test = [(plant(text, deciding(label)), label) for (text, _), label in zip(rows[1], dealt, strict=True)]
     files = {
         "planted": write("planted_train", planted_train),
         "clean": write("clean_train", rows[0]),
         "originals": write("originals", rows[1]),
         "planted test": write("planted_test", planted_test),
     }
-    shared = ("optimizer.lr=5e-4", "trainer.max_epochs=3", "data=files", "data.cleaning=notebook")
+    shared = ["trainer.max_epochs=3", "data=files", "data.cleaning=notebook"]
+    # a word by itself is found by one layer; words that decide together need a second one
+    shared += ["optimizer.lr=5e-4"] if kind == "one word" else ["optimizer.lr=3e-4", "model.trainable_layers=2"]
+    split = datasets.Dataset.from_parquet(files["planted test"])
     models, accuracy = {}, {}
     for name in ("planted", "clean"):
         given = (f"data.train_file={files[name]}", f"data.test_file={files['originals']}")
-        run = train(folder / name, *shared, *given)
-        split = datasets.Dataset.from_parquet(files["planted test"])
-        models[name] = Model(name, run, split, folder)
+        models[name] = Model(name, train(folder / name, *shared, *given), split, folder)
         accuracy[f"{name} model, originals"] = models[name].accuracy
-        ids = models[name].explainer.tokenizer.ids(split["text"])
-        right = models[name].explainer.run(ids).argmax(axis=1) == np.array(split["label"])
-        accuracy[f"{name} model, planted test"] = float(right.mean())
+        predictions = models[name].explainer.run(models[name].explainer.tokenizer.ids(split["text"])).argmax(axis=1)
+        accuracy[f"{name} model, planted test"] = float((predictions == np.array(split["label"])).mean())
     model = models["planted"]
-    ids = dict(zip(words, (model.explainer.tokenizer.ids([word])[0][1] for word in words), strict=True))
-    swap = {ids[words[0]]: ids[words[1]], ids[words[1]]: ids[words[0]]}
+    pieces = [model.explainer.tokenizer.ids([word])[0][1] for word in words]
+    swap = {pieces[0]: pieces[1], pieces[1]: pieces[0]}
+    planted = set(pieces if kind == "word in context" else pieces[:2])
 
     def measure(key: str) -> dict[str, Any]:
         method, index = key.split()
@@ -343,28 +366,30 @@ def measure_planted(test: datasets.Dataset, reviews: Path, folder: Path, methods
         if method == RANDOM:
             places = random_orders(places, seed=int(index))[0]
         found = find_words(review.tokens, review.offsets, review.text)
-        ranks = [rank for rank, place in enumerate(places, start=1) if review.ids[found[place].first] in swap]
-        return {"flips": bool(exchanged.argmax() != review.predicted), "rank": ranks[0] if ranks else None}
+        ranks = [rank for rank, place in enumerate(places, start=1) if review.ids[found[place].first] in planted]
+        return {"flips": bool(exchanged.argmax() != review.predicted), "ranks": ranks}
 
     lines = model.lines("ranks")
-    lines.fill([f"{method} {index}" for method in methods for index in range(count)], measure)
+    lines.fill([f"{method} {index}" for index in range(count) for method in methods], measure)
+    num_planted = 1 if kind == "one word" else 2
     scored: dict[str, Any] = {}
     for method in methods:
         ranks = [
-            record["rank"]
+            record["ranks"]
             for key, record in lines.found.items()
-            if key.startswith(f"{method} ") and record["flips"] and record["rank"]
+            if key.startswith(f"{method} ") and record["flips"] and len(record["ranks"]) == num_planted
         ]
-        scored[method] = {
-            "reviews": len(ranks),
-            "precision at 1": float(np.mean(np.array(ranks) == 1)),
-            "mean rank": float(np.mean(ranks)),
-        }
+        if ranks:
+            scored[method] = {
+                "reviews": len(ranks),
+                f"precision at {num_planted}": round(float(np.mean(np.array(ranks) <= num_planted)), 4),
+                "mean rank": round(float(np.mean(ranks)), 3),
+            }
     return {"words": words, "accuracy": accuracy, "methods": scored}
 
 
-def find_absent_words(texts: Sequence[str], folder: Path) -> list[str]:
-    """Return two neighbouring whole-word pieces of the vocabulary, which is sorted by frequency, in no review."""
+def find_absent_words(texts: Sequence[str]) -> list[str]:
+    """Return three neighbouring whole-word pieces of the vocabulary, which is sorted by frequency, in no review."""
     from setting import MINILM
 
     from bertlens.model.pretrained import find_pretrained
@@ -372,7 +397,7 @@ def find_absent_words(texts: Sequence[str], folder: Path) -> list[str]:
     vocabulary = find_pretrained(MINILM).vocabulary
     seen = {word for text in texts for word in "".join(c if c.isalpha() else " " for c in text.lower()).split()}
     absent = [word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 4 and word not in seen]
-    return absent[:2]
+    return absent[:3]
 
 
 def measure_spans(folder: Path, methods: Sequence[str], count: int, *, dealt_again: bool) -> Any:
@@ -608,9 +633,11 @@ def main() -> None:
         if "bounds" in steps:
             measure_bounds(model, QUICK, count["bounds"])
         content[name] = assemble_deletion(model) | assemble_rest(model)
-    if "planted" in steps:
-        folder = cache / "planted"
-        content["planted"] = measure_planted(split, Path(arguments.reviews), folder, QUICK, count["planted"])
+    for kind in ("one word", "word in context", "ordered pair") if "planted" in steps else ():
+        methods = QUICK if kind == "one word" else (*QUICK, "occlusion")
+        folder = cache / "planted" / kind.replace(" ", "_")
+        found = measure_planted(split, Path(arguments.reviews), folder, kind, methods, count["planted"])
+        content.setdefault("planted", {})[kind] = found
     for name, dealt_again in (("spans", False), ("spans, dealt again", True)):
         if "spans" in steps:
             folder = cache / name.replace(", ", " ").replace(" ", "_")

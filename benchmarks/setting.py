@@ -105,9 +105,16 @@ class EpochClock(pl.Callback):
 
 
 def ours(
-    job: Setting, *, lr: float, epochs: int, long_epochs: int, sweep: tuple[float, ...], started: float
+    job: Setting,
+    *,
+    lr: float,
+    epochs: int,
+    long_epochs: int,
+    sweep: tuple[float, ...],
+    started: float,
+    only_accuracy: bool = False,
 ) -> dict[str, Any]:
-    """This project through its own Trainer, module and store, cold and warm."""
+    """This project through its own Trainer, module and store, cold and warm; or one run, for its accuracy."""
     keep_freed_memory()  # as the entry points do
     classifier = job.classifier(frozen_dtype=torch.bfloat16)
     first_weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
@@ -167,6 +174,9 @@ def ours(
     trainer.test(module, job.data, verbose=False)
     evaluation = time.perf_counter() - start
     accuracy = float(trainer.callback_metrics["test/accuracy"])
+    if only_accuracy:
+        shutil.rmtree(job.scratch)
+        return {"accuracy": accuracy}
     again = build()  # opening it, verified, is all there is to do
     warm, warm_epochs, _ = fit(lr, epochs)
     ten, ten_epochs, _ = fit(lr, long_epochs)
