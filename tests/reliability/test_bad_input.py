@@ -189,7 +189,7 @@ ROWS = [
     setting("+callbacks.other._target_=pathlib.Path", "callbacks.other"),
     setting("+callbacks.bare.patience=2", "callbacks.bare"),
     setting("+logger.gone._target_=nowhere.Logger", "logger.gone"),
-    setting("logger=nonsense", "logger/nonsense"),
+    setting("logger=nonsense", "logger=nonsense"),
     setting("logger=wandb", "pip install"),
     setting("trainer.precisio=32-true", "did you mean trainer.precision?"),
     setting("+trainer.nonsense=1", "trainer.nonsense"),

@@ -306,7 +306,9 @@ def test_what_tensorboard_reads(texts, tmp_path, record):
     plugins = set()
     for number, names in enumerate(batches(texts, size)):
         logger = RunTensorBoard(str(tmp_path / str(number)))
-        overrides = [f"+callbacks.{name.partition('=')[0]}._target_={name}" for name in names]
+        # the number keeps two keys apart whose names begin alike
+        keys = [f"callbacks.{number}{name.partition('=')[0]}._target_" for number, name in enumerate(names)]
+        overrides = [f"+{key}={name}" for key, name in zip(keys, names, strict=True)]
         log_hyperparameters([logger], overrides, {"test/accuracy": 0.5}, step=1)
         log_test([logger], *random_result(size), names, step=1)
         logger.experiment.close()
@@ -323,9 +325,8 @@ def test_what_tensorboard_reads(texts, tmp_path, record):
                         for name, setting in settings.session_start_info.hparams.items():
                             seen += [name, setting.string_value]
         assert_inert("\n".join(seen))
-        for name in names:
-            key = plain(f"callbacks.{name.partition('=')[0]}._target_")
-            assert {f"test: precision over recall/{plain(name)}", key} <= set(seen)
+        for key, name in zip(keys, names, strict=True):
+            assert {f"test: precision over recall/{plain(name)}", plain(key)} <= set(seen)
             assert plain(name) in seen or is_number(name)
     assert plugins <= {"", "hparams", "pr_curves", "images", "scalars"}  # no text: nothing is taken for Markdown
     record("hostile labels and settings in TensorBoard", strings=len(texts), outputs=2, unescaped=0)

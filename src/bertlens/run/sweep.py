@@ -122,7 +122,7 @@ def read_jobs(folder: Path) -> list[dict[str, Any]]:
             row["seconds"] = round(sum(content["seconds"].values()), 1)
         error_file = job.with_name(job.name + ERROR_SUFFIX)
         if error_file.is_file():
-            row["error"] = error_file.read_text(encoding="utf-8").strip()
+            row["error"] = error_file.read_text(encoding="utf-8").strip("\n")
         elif "seconds" not in row:
             row["error"] = "did not finish"
         rows.append(row)
