@@ -68,8 +68,8 @@ class LoadedClassifier:
     ) -> Any:
         """Return a text's `Explanation`, or a list of them for a list of texts.
 
-        methods: a name from `METHODS`, or several; the first one leads. contrast: the label that the prediction is set against, or
-        the runner-up. Raises `InputError` for an unknown method or label.
+        methods: a name from `METHODS`, or several; the first one leads. contrast: the label that the prediction is set
+        against, or the runner-up. Raises `InputError` for an unknown method or label.
         """
         given, info = self._listed(texts), self.checkpoint.info
         names = [methods] if isinstance(methods, str) else methods
