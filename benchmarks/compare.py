@@ -240,13 +240,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.reviews, arguments.num_reviews, model=arguments.model, device=torch.device(arguments.device)
     )
     if arguments.one == OURS:
-        options: dict[str, Any] = {"lr": LR, "epochs": EPOCHS, "long_epochs": LONG_EPOCHS, "sweep": SWEEP}
-        return setting.ours(job, **options, started=STARTED, only_accuracy=arguments.accuracy)
+        return setting.ours(
+            job,
+            lr=LR,
+            epochs=EPOCHS,
+            long_epochs=LONG_EPOCHS,
+            sweep=SWEEP,
+            started=STARTED,
+            only_accuracy=arguments.accuracy,
+        )
     import peers
 
     train, test = job.rows("train"), job.rows("test")
     startup = time.perf_counter() - STARTED
-    options = {"lr": LR, "epochs": EPOCHS, "device": job.device}
+    options: dict[str, Any] = {"lr": LR, "epochs": EPOCHS, "device": job.device}
     if arguments.one == "notebook":
         train, test = (as_in_the_notebook(rows) for rows in (train, test))
         classifier = job.classifier(frozen_dropout=True, frozen_dtype=torch.float32)
