@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bertlens.errors import InputError
-from bertlens.features.store import FeatureStores
+from bertlens.features.store import FeatureStore
 from bertlens.model.checkpoint import read_checkpoint, restore
 from bertlens.model.classifier import FrozenPrefix
 
@@ -79,7 +79,7 @@ def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache,
 def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch, run_task):
     run_task("train", tmp_path / "run", *tiny_run)
     checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
-    monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
+    monkeypatch.setattr(FeatureStore, "build", lambda *args, **options: pytest.fail("built a store"))
     prefixes = []
     call = FrozenPrefix.__call__
 
@@ -92,7 +92,7 @@ def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch,
     assert prefixes
     assert all(dtype.is_floating_point for dtype in prefixes)  # stored rows came, not word-piece ids
     monkeypatch.undo()
-    monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
+    monkeypatch.setattr(FeatureStore, "build", lambda *args, **options: pytest.fail("built a store"))
     run_task(
         "evaluate", tmp_path / "elsewhere", checkpoint, f"cache_dir={tmp_path / 'other'}", "trainer.accelerator=cpu"
     )
@@ -157,14 +157,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path, run_task):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path, run_task, dtype):
     for cache in ("on", "off"):
         run_task(
-            "train", tmp_path / cache, *tiny_run, f"features.cache={cache}", "features.dtype=float32", "test=false"
+            "train", tmp_path / cache, *tiny_run, f"features.cache={cache}", f"features.dtype={dtype}", "test=false"
         )
     stored, direct = parameters(tmp_path / "on"), parameters(tmp_path / "off")
     for name in stored:
-        torch.testing.assert_close(stored[name], direct[name], atol=2e-4, rtol=0)
+        assert torch.equal(stored[name], direct[name])
 
 
 def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path, run_task):
@@ -281,8 +282,10 @@ def test_jobs_side_by_side_build_one_store(tiny_run, tmp_path):
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
     assert len(rows) == 4
     assert all(row["test/accuracy"] for row in rows)
-    stores = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
-    assert len(stores) == 3  # one a split, of the depth that serves all
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1  # of the depth that serves all
+    found = [json.loads(path.read_text())["features"] for path in folder.glob("*/metrics.json")]
+    assert len(found) == 4
+    assert sum(each["computed"] for each in found) == max(sum(each.values()) for each in found)  # each review once
 
 
 @pytest.mark.integration

@@ -170,7 +170,7 @@ def test_a_device_that_does_not_keep_the_bits_is_named_once(caplog, monkeypatch)
 
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            compare_once(depends_on_its_batch, torch.device("cpu"), num_reviews=9)
+            compare_once(depends_on_its_batch, torch.device("cpu"), 9)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["on this device a review's numbers depend on its batch, by up to 2e-01"]
 

@@ -27,7 +27,7 @@ class FeatureSettings:
     )
     max_gb: float | None = setting(
         None,
-        "largest size of all stores together, least recently used removed first; null: no limit",
+        "limit of all that is stored: what was not in use for a day goes, the oldest first; null: none",
         above=0,
         affects="nothing",
     )
@@ -37,4 +37,6 @@ class FeatureSettings:
         choices=("auto", "cpu"),
         affects="nothing",
     )
-    clear: bool = setting(False, "remove all stores and stop", affects="nothing")
+    build_only: bool = setting(False, "compute and store the features of all splits and stop", affects="nothing")
+    list: bool = setting(False, "show what is stored and stop", affects="nothing")
+    clear: bool = setting(False, "remove all that is stored and stop", affects="nothing")

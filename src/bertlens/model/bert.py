@@ -143,7 +143,7 @@ class BertSelfAttention(nn.Module):
         runs = [(len(list(run)), length) for length, run in itertools.groupby(lengths)]
         sizes = [count * length for count, length in runs]
         contexts = []
-        for shape, *parts in zip(runs, *(part.split(sizes, dim=2) for part in (query, key, value)), strict=True):
+        for shape, *parts in zip(runs, *(torch.split(part, sizes, dim=2) for part in (query, key, value)), strict=True):
             folded = (part[0].unflatten(1, shape).transpose(0, 1) for part in parts)  # [reviews, N, length, D]
             contexts.append(F.scaled_dot_product_attention(*folded).transpose(1, 2).flatten(0, 1).flatten(1))
         return torch.cat(contexts)[None]

@@ -10,7 +10,7 @@ Shapes: B reviews, L word pieces, H hidden size, N heads, C classes. Depth is th
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,8 +70,8 @@ class FrozenPrefix:
 
     def describe(self) -> list[dict[str, str | int]]:
         """Return, for each depth from 0 up, what those hidden states depend on besides the word pieces."""
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # bfloat16 has other kernels on each of these
-        units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities.get(unit)]
+        found: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # bfloat16 has kernels for each
+        units = [unit for unit in ("amx_bf16", "avx512_bf16") if found.get(unit)]
         processor = " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *units])
         same: dict[str, str | int] = {
             "hidden_size": self.hidden_size,
@@ -79,7 +79,7 @@ class FrozenPrefix:
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor,
             "torch": torch.__version__,
         }
-        return [{"depth": depth, "weights": digest} | same for depth, digest in enumerate(self.digests())]
+        return [same | {"depth": depth, "weights": digest} for depth, digest in enumerate(self.digests())]
 
     def digests(self) -> list[str]:
         """Return, for each depth from 0 up, a digest of the parameters and settings that make those hidden states."""
@@ -249,7 +249,7 @@ class ReviewClassifier(nn.Module):
         Also return the attention probabilities [B, N, L, L] of the layers passed, from the bottom up, if asked for.
         """
         hidden = inputs if inputs.is_floating_point() else self.bert.embeddings(inputs)
-        below, frozen = self.bert.encoder.layer[depth:-1], max(0, (self.frozen_depth or 0) - depth)
+        below, frozen = list(self.bert.encoder.layer)[depth:-1], max(0, (self.frozen_depth or 0) - depth)
         attentions = []
         for part in (below[:frozen], below[frozen:]):
             hidden, probs = _run(part, hidden, attention_mask, return_probs=return_probs)

@@ -49,9 +49,9 @@ def run_whole_layers(
     def run(rows: list[int]) -> Sequence[Tensor]:
         num_copies = -(-(MIN_STATES - sum(lengths[row] for row in rows)) // lengths[rows[-1]])
         filled = rows + rows[-1:] * num_copies
-        packed = torch.cat([hidden[row, : lengths[row]] for row in filled])
         filled_lengths = [lengths[row] for row in filled]
-        return compute(packed[None], filled_lengths)[0].split(filled_lengths)
+        packed = torch.cat([hidden[row, : lengths[row]] for row in filled])
+        return torch.split(compute(packed[None], filled_lengths)[0], filled_lengths)
 
     result = torch.zeros_like(hidden)
     parts = [in_order_of_length[part::num_parts] for part in range(num_parts)]
@@ -68,7 +68,8 @@ def run_for_cls(
     by_length: dict[int, list[int]] = {}
     for row, length in enumerate(_lengths(hidden, attention_mask)):
         by_length.setdefault(round_up(length), []).append(row)
-    places, parts = torch.empty(len(hidden), dtype=torch.long), []
+    places = torch.empty(len(hidden), dtype=torch.long)
+    parts: list[tuple[list[int], int]] = []
     for length, rows in by_length.items():
         for start in range(0, len(rows), NUM_ROWS):
             chosen = rows[start : start + NUM_ROWS]
@@ -107,7 +108,7 @@ def _run_parts(run: Callable[[Item], Result], parts: Sequence[Item], device: tor
     return in_order(run_alike, parts, num_workers=num_workers(device))
 
 
-def compare_once(run: Callable[[list[int]], Tensor], device: torch.device, *, num_reviews: int) -> None:
+def compare_once(run: Callable[[list[int]], Tensor], device: torch.device, num_reviews: int) -> None:
     """Say, once in a process, if a review's hidden states depend on its batch here: run one alone and among others."""
     if str(device) in _compared:
         return
