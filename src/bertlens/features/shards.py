@@ -58,7 +58,7 @@ def write_shard(folder: Path, space: Space, reviews: Digests, states: Sequence[T
     tensors = {name: torch.from_numpy(array) for name, array in index._asdict().items()}
     path = folder / f"{hashlib.blake2b(reviews.tobytes(), digest_size=16).hexdigest()}{SUFFIX}"
     with atomic_write(path) as file:
-        file.write(save(tensors | {"states": torch.cat(list(states))}, _metadata(space, index)))
+        file.write(save(tensors | {"states": torch.cat(list(states))}, describe(space, index)))
     return path, index._replace(reviews=reviews)
 
 
@@ -66,12 +66,13 @@ def read_index(path: Path, space: Space) -> ShardIndex:
     """Raise one of `UNREADABLE` if a shard is damaged or not of a space."""
     with safe_open(path, "np") as shard:
         index = ShardIndex(*(shard.get_tensor(name) for name in ShardIndex._fields))
-        if shard.metadata() != _metadata(space, index):
+        if shard.metadata() != describe(space, index):
             raise ValueError("it is damaged, or of other contents")
     return index._replace(reviews=index.reviews.view("V16").ravel())
 
 
-def _metadata(space: Space, index: ShardIndex) -> dict[str, str]:
+def describe(space: Space, index: ShardIndex) -> dict[str, str]:
+    """Return a shard's metadata, which tell whether it is of a space, and whole but for its states."""
     return {"space": key_of(space), "index": xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in index))}
 
 
