@@ -284,7 +284,7 @@ def write_hole(path: Path, rows: FeatureRows, reviews: np.ndarray) -> None:
     shapes["states"] = [int(starts[-1]), rows.space["hidden_size"]]
     sizes |= {"states": 2 * shapes["states"][0] * shapes["states"][1], "reviews": 16 * number}
     kinds = {"checksums": "I64", "starts": "I64", "states": "BF16", "reviews": "U8"}
-    header: dict[str, Any] = {"__metadata__": shards.describe(rows.space, found)}
+    header: dict[str, Any] = {"__metadata__": shards.describe(rows.folder.name, found)}
     end = 0
     for name, size in sizes.items():
         header[name] = {"dtype": kinds[name], "shape": shapes[name], "data_offsets": [end, end + size]}

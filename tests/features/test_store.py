@@ -264,6 +264,7 @@ def test_a_damaged_shard_is_removed_and_its_reviews_are_missing_again(tmp_path, 
     path = shards_in(tmp_path)[1]
     damage(path, kind)
     shards.open_states.cache_clear()
+    shards.read_index.cache_clear()
     rows = make_store(tmp_path, classifier).find(tokens)
     assert same(states_of(rows), whole)  # those it does not read, it computes
     assert 0 < rows.num_missing < NUM_REVIEWS
@@ -287,6 +288,7 @@ def test_a_foreign_shard_under_a_right_name_gives_no_other_numbers(tmp_path, tin
     path = shards_in(tmp_path / "store")[0]
     shutil.copy(shards_in(tmp_path / "other")[0], path)
     shards.open_states.cache_clear()
+    shards.read_index.cache_clear()
     assert same(states_of(build(tmp_path / "store", classifier, tokens)[0]), whole)
 
 
@@ -394,6 +396,7 @@ def test_a_shard_that_vanishes_is_computed_again(tmp_path, tiny_config, classifi
     whole = states_of(build(tmp_path, classifier, tokens)[0])
     rows = make_store(tmp_path, classifier).find(tokens)
     shards.open_states.cache_clear()
+    shards.read_index.cache_clear()
     if when == "while it is open":
         assert same(states_of(rows), whole)
     for path in shards_in(tmp_path):
@@ -415,11 +418,13 @@ def test_a_read_that_fails_is_a_line_and_the_reviews_are_computed(
             raise OSError(number, os.strerror(number))
 
     shards.open_states.cache_clear()
+    shards.read_index.cache_clear()
     monkeypatch.setattr(shards, "FileIO", Stale)
     assert same(states_of(rows), whole)
     assert os.strerror(number) in caplog.text
     assert len(caplog.records) == len(rows.paths) == len(shards_in(tmp_path))  # a line for each, and none is removed
     shards.open_states.cache_clear()
+    shards.read_index.cache_clear()
 
 
 def test_a_file_that_is_cut_while_it_is_open_gives_no_other_numbers(tmp_path, tiny_config, classifier):

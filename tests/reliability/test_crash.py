@@ -441,6 +441,7 @@ def feature_store(tiny_config, monkeypatch) -> Cache:
 
     def make(folder: Path) -> bytes:
         shards.open_states.cache_clear()
+        shards.read_index.cache_clear()
         made = FeatureStore(folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=128)
 
         def read() -> bytes:

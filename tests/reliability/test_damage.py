@@ -247,6 +247,7 @@ def test_a_damaged_store_is_built_anew(tiny_config, tokens, tmp_path, name, monk
 
     def read() -> Any:
         shards.open_states.cache_clear()
+        shards.read_index.cache_clear()
         rows = made.find(tokens)
         first = [rows[[row]].inputs for row in range(len(rows))]  # may notice that a shard is damaged
         rows = made.find(tokens)

@@ -143,9 +143,8 @@ def reviews_kept(cache: Path) -> int:
     """Return how many reviews are stored. Raise if a shard is not whole."""
     kept = 0
     for description in (cache / "features").glob("*/space.json"):
-        space = json.loads(description.read_text())
         for path in description.parent.glob(f"*{shards.SUFFIX}"):
-            index = shards.read_index(path, space)
+            index = shards.read_index(path)
             states = load_file(path)["states"].view(torch.uint8).numpy()
             each = np.split(states, index.starts[1:-1])
             assert [*map(shards.checksum, index.reviews, each)] == index.checksums.tolist()

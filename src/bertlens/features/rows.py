@@ -23,6 +23,8 @@ from bertlens.model.classifier import FrozenPrefix
 
 log = logging.getLogger(__name__)
 
+CHECKED = -1  # in place of the checksum of a review that this process has read
+
 
 class FeatureRows(Dataset[Batch]):
     """The stored hidden states of a split. One look-up takes the rows of a whole batch and returns a padded `Batch`.
@@ -51,6 +53,7 @@ class FeatureRows(Dataset[Batch]):
         self.shard_of = np.full(len(self.reviews), -1)  # -1: missing
         self.starts, self.checksums = np.zeros((2, len(self.reviews)), dtype=np.int64)
         self.on_gpu: Tensor | None = None  # [all word pieces, H]
+        self._heads = heads_of(self.reviews)
         self._seen: set[str] = set()
         self.refresh()
 
@@ -79,19 +82,21 @@ class FeatureRows(Dataset[Batch]):
             names = os.listdir(self.folder)
         for name in sorted({name for name in names if name.endswith(shards.SUFFIX)} - self._seen):
             try:
-                self.take(self.folder / name, *shards.read_index(self.folder / name, self.space))
+                self.take(self.folder / name, *shards.read_index(self.folder / name))
             except shards.UNREADABLE as error:
                 self._give_up(self.folder / name, error)
 
     def take(self, path: Path, reviews: Digests, starts: Integers, checksums: Integers) -> None:
         """Note where a shard has the reviews that were missing."""
         self._seen.add(path.name)
-        places = np.searchsorted(self.reviews, reviews).clip(max=len(self.reviews) - 1)
-        found = (self.reviews[places] == reviews) & (self.shard_of[places] < 0)
-        if found.any():
-            places = places[found]
+        last, heads = len(self.reviews) - 1, heads_of(reviews)
+        some = np.flatnonzero(self._heads[np.minimum(np.searchsorted(self._heads, heads), last)] == heads)
+        places = np.minimum(np.searchsorted(self.reviews, reviews[some]), last)
+        is_new = (self.reviews[places] == reviews[some]) & (self.shard_of[places] < 0)
+        found, places = some[is_new], places[is_new]
+        if len(found):
             self.shard_of[places] = len(self.paths)
-            self.starts[places], self.checksums[places] = starts[:-1][found], checksums[found]
+            self.starts[places], self.checksums[places] = starts[found], checksums[found]
             self.paths.append(path)
             with suppress(OSError):  # features.max_gb removes first what was not in use for longest
                 os.utime(path)
@@ -100,6 +105,7 @@ class FeatureRows(Dataset[Batch]):
         """Say why a shard is not used; remove it if it is damaged, but not if its file system fails."""
         self._seen.add(path.name)
         shards.open_states.cache_clear()
+        shards.read_index.cache_clear()
         log.warning("features: %s is not used, and its reviews are computed again: %s", path, error)
         if not isinstance(error, OSError):
             with suppress(OSError):
@@ -128,11 +134,12 @@ class FeatureRows(Dataset[Batch]):
 
     def _read(self, rows: list[int], length: int) -> Tensor:
         """Return hidden states [B, length, H], read or else computed."""
-        inputs = torch.empty(len(rows), length, self.space["hidden_size"], dtype=self.dtype)
-        data, lacking = inputs.view(torch.uint8).numpy(), []
-        for number, row in enumerate(rows):
-            data[number, self.lengths[row] :] = 0
-            if not self._read_review(self.places[row], data[number, : self.lengths[row]]):
+        inputs, places = torch.empty(len(rows), length, self.space["hidden_size"], dtype=self.dtype), self.places[rows]
+        known = (places, self.shard_of[places], self.starts[places], self.lengths[rows])
+        targets, lacking = inputs.view(torch.uint8).numpy(), []
+        for number, (place, shard, start, end) in enumerate(zip(*(each.tolist() for each in known), strict=True)):
+            targets[number, end:] = 0
+            if not self._read_review(place, shard, start, targets[number, :end]):
                 lacking.append(number)
         if lacking:
             batch = self.tokens[[rows[number] for number in lacking]]
@@ -140,19 +147,22 @@ class FeatureRows(Dataset[Batch]):
             inputs[lacking, : computed.shape[1]] = computed.to(inputs)
         return inputs
 
-    def _read_review(self, place: int, target: npt.NDArray[np.uint8]) -> bool:
+    def _read_review(self, place: int, shard: int, start: int, target: npt.NDArray[np.uint8]) -> bool:
         """Read into [word pieces, bytes of a state]; return false if that cannot be done."""
-        if (shard := self.shard_of[place]) < 0:
+        if shard < 0:
             return False
         try:
             file, begin = shards.open_states(self.paths[shard], os.getpid())
-            file.seek(begin + int(self.starts[place]) * target.shape[1])
+            file.seek(begin + start * target.shape[1])
             is_whole = file.readinto(target.data) == target.nbytes  # less, if the file was cut short
-            if is_whole and shards.checksum(self.reviews[place], target) == self.checksums[place]:
+            expected = self.checksums[place]
+            if is_whole and (expected == CHECKED or shards.checksum(self.reviews[place], target) == expected):
+                self.checksums[place] = CHECKED
                 return True
             raise ValueError("it is damaged")
         except shards.UNREADABLE as error:
-            self._give_up(self.paths[shard], error)
+            if self.shard_of[place] == shard:  # or else another review of the batch was first
+                self._give_up(self.paths[shard], error)
         self.shard_of[self.shard_of == shard] = -1
         return False
 
@@ -161,3 +171,8 @@ class FeatureRows(Dataset[Batch]):
         if self.num_bytes(self.places) < torch.cuda.mem_get_info(device)[0] / 2:
             states = [self._read([row], length)[0].to(device) for row, length in enumerate(self.lengths.tolist())]
             self.on_gpu = torch.cat(states)
+
+
+def heads_of(reviews: Digests) -> npt.NDArray[np.uint64]:
+    """Return the first halves of digests: most that are not there are found missing by them, ten times faster."""
+    return reviews.view(">u8")[::2].astype(np.uint64)

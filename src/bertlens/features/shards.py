@@ -11,7 +11,7 @@ States are read from files, not from memory maps: where a map's file is cut shor
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,7 @@ def key_of(space: Space) -> str:
     return hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def write_shard(folder: Path, space: Space, reviews: Digests, states: Sequence[Tensor]) -> tuple[Path, ShardIndex]:
+def write_shard(folder: Path, reviews: Digests, states: Sequence[Tensor]) -> tuple[Path, ShardIndex]:
     """Write the hidden states of some reviews, each [word pieces, H]. The same reviews make the same file."""
     sums = [checksum(review, each.view(torch.uint8).numpy()) for review, each in zip(reviews, states, strict=True)]
     starts = np.cumsum([0, *map(len, states)], dtype=np.int64)
@@ -58,22 +58,23 @@ def write_shard(folder: Path, space: Space, reviews: Digests, states: Sequence[T
     tensors = {name: torch.from_numpy(array) for name, array in index._asdict().items()}
     path = folder / f"{hashlib.blake2b(reviews.tobytes(), digest_size=16).hexdigest()}{SUFFIX}"
     with atomic_write(path) as file:
-        file.write(save(tensors | {"states": torch.cat(list(states))}, describe(space, index)))
+        file.write(save(tensors | {"states": torch.cat(list(states))}, describe(folder.name, index)))
     return path, index._replace(reviews=reviews)
 
 
-def read_index(path: Path, space: Space) -> ShardIndex:
-    """Raise one of `UNREADABLE` if a shard is damaged or not of a space."""
+@cache
+def read_index(path: Path) -> ShardIndex:
+    """Raise one of `UNREADABLE` if a shard is damaged or not of its folder's space. A name stands for one content."""
     with safe_open(path, "np") as shard:
         index = ShardIndex(*(shard.get_tensor(name) for name in ShardIndex._fields))
-        if shard.metadata() != describe(space, index):
+        if shard.metadata() != describe(path.parent.name, index):
             raise ValueError("it is damaged, or of other contents")
     return index._replace(reviews=index.reviews.view("V16").ravel())
 
 
-def describe(space: Space, index: ShardIndex) -> dict[str, str]:
+def describe(space: str, index: ShardIndex) -> dict[str, str]:
     """Return a shard's metadata, which tell whether it is of a space, and whole but for its states."""
-    return {"space": key_of(space), "index": xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in index))}
+    return {"space": space, "index": xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in index))}
 
 
 def checksum(review: np.void, states: npt.NDArray[np.uint8]) -> int:

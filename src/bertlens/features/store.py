@@ -104,7 +104,7 @@ class FeatureStore:
                 task = progress.add_task("features", total=len(rows.missing))
                 while len(rows.missing):
                     for claim, states in self._compute_shards(rows, held):
-                        path, index = write_shard(rows.folder, rows.space, rows.reviews[claim.places], states)
+                        path, index = write_shard(rows.folder, rows.reviews[claim.places], states)
                         rows.take(path, *index)
                         claim.locks.close()
                         num_computed += len(states)
