@@ -26,7 +26,7 @@ from bertlens.explanations.selection import BY_PREDICTION, Predictions
 from bertlens.features.prefix import ComputedBatches
 from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
-from bertlens.features.store import FeatureStore, clear, older_stores
+from bertlens.features.store import FeatureStore, older_stores
 from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
 from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
@@ -34,7 +34,7 @@ from bertlens.model.settings import ModelSettings
 from bertlens.run.folder import Run, settings_of_the_steps
 from bertlens.run.summary import print_features, say_once
 from bertlens.system import stopping
-from bertlens.system.files import relative
+from bertlens.system.files import relative, remove_folder
 from bertlens.training.callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -216,7 +216,7 @@ def show_or_clear_features(config: TrainConfig) -> dict[str, Any]:
     if config.features.list:
         print_features(folder)
     if config.features.clear:
-        print(f"{clear(folder) / 1e9:.2f} GB of features removed")
+        print(f"{remove_folder(folder) / 1e9:.2f} GB of features removed")
     return {}
 
 

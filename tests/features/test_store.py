@@ -20,9 +20,10 @@ from bertlens.errors import InputError
 from bertlens.features import rows as feature_rows
 from bertlens.features import shards, store
 from bertlens.features.settings import FeatureSettings
-from bertlens.features.store import FeatureStore, clear, older_stores
+from bertlens.features.store import FeatureStore, older_stores
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.system import stopping
+from bertlens.system.files import remove_folder
 
 NUM_REVIEWS = 37
 YESTERDAY = 25 * 3600
@@ -439,7 +440,7 @@ def test_a_file_that_is_cut_while_it_is_open_gives_no_other_numbers(tmp_path, ti
 def test_a_full_disk_is_told_before_the_work(tmp_path, tiny_config, classifier, monkeypatch, no_computing):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(InputError, match=r"0\.0 GB free: make room"):
+    with pytest.raises(InputError, match=r"0\.0 GB free and features\.max_gb=None: make room"):
         build(tmp_path, classifier, make_tokens(tiny_config))
 
 
@@ -509,7 +510,7 @@ def test_max_gb_removes_nothing_in_recent_use(tmp_path, tiny_config, classifier,
 
 
 def test_more_than_max_gb_is_refused(tmp_path, tiny_config, classifier, no_computing):
-    with pytest.raises(InputError, match=r"more than features\.max_gb=1e-06"):
+    with pytest.raises(InputError, match=r"features\.max_gb=1e-06: make room"):
         build(tmp_path, classifier, make_tokens(tiny_config), max_gb=1e-6)
 
 
@@ -521,6 +522,6 @@ def test_a_store_of_0_1_0_is_named_left_alone_and_cleared(tmp_path, tiny_config,
     assert older_stores(tmp_path) == old.name
     build(tmp_path, classifier, make_tokens(tiny_config), max_gb=1.0)
     assert (old / "features.bin").read_bytes() == b"old" * 100
-    assert clear(tmp_path) > 300 + NUM_REVIEWS * 2 * tiny_config.hidden_size
+    assert remove_folder(tmp_path) > 300 + NUM_REVIEWS * 2 * tiny_config.hidden_size
     assert not tmp_path.exists()
     assert older_stores(tmp_path) == ""

@@ -49,12 +49,14 @@ class FeatureRows(Dataset[Batch]):
         self.reviews, self.row_of, self.places = np.unique(
             tokens.pieces.digests, return_index=True, return_inverse=True
         )
+        self.length_of = self.lengths[self.row_of]
         self.paths: list[Path] = []
         self.shard_of = np.full(len(self.reviews), -1)  # -1: missing
         self.starts, self.checksums = np.zeros((2, len(self.reviews)), dtype=np.int64)
+        self.device = torch.device("cpu")  # or that of
         self.on_gpu: Tensor | None = None  # [all word pieces, H]
         self._heads = heads_of(self.reviews)
-        self._seen: set[str] = set()
+        self._seen: set[Path] = set()
         self.refresh()
 
     @property
@@ -68,27 +70,20 @@ class FeatureRows(Dataset[Batch]):
         return int(np.count_nonzero(self.shard_of[self.places] < 0))
 
     def num_bytes(self, places: Integers) -> int:
-        size = int(self.lengths[self.row_of[places]].sum())
-        return size * int(self.space["hidden_size"]) * self.dtype.itemsize
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu") if self.on_gpu is None else self.on_gpu.device
+        return int(self.length_of[places].sum()) * int(self.space["hidden_size"]) * self.dtype.itemsize
 
     def refresh(self) -> None:
         """Look into the shards that came since. Of those that hold the same review, the first by name is read."""
-        names: list[str] = []
         with suppress(OSError):  # there is no such folder yet
-            names = os.listdir(self.folder)
-        for name in sorted({name for name in names if name.endswith(shards.SUFFIX)} - self._seen):
-            try:
-                self.take(self.folder / name, *shards.read_index(self.folder / name))
-            except shards.UNREADABLE as error:
-                self._give_up(self.folder / name, error)
+            for path in sorted(set(self.folder.glob(f"*{shards.SUFFIX}")) - self._seen):
+                try:
+                    self.take(path, *shards.read_index(path))
+                except shards.UNREADABLE as error:
+                    self._give_up(path, error)
 
     def take(self, path: Path, reviews: Digests, starts: Integers, checksums: Integers) -> None:
         """Note where a shard has the reviews that were missing."""
-        self._seen.add(path.name)
+        self._seen.add(path)
         last, heads = len(self.reviews) - 1, heads_of(reviews)
         some = np.flatnonzero(self._heads[np.minimum(np.searchsorted(self._heads, heads), last)] == heads)
         places = np.minimum(np.searchsorted(self.reviews, reviews[some]), last)
@@ -103,7 +98,7 @@ class FeatureRows(Dataset[Batch]):
 
     def _give_up(self, path: Path, error: Exception) -> None:
         """Say why a shard is not used; remove it if it is damaged, but not if its file system fails."""
-        self._seen.add(path.name)
+        self._seen.add(path)
         shards.open_states.cache_clear()
         shards.read_index.cache_clear()
         log.warning("features: %s is not used, and its reviews are computed again: %s", path, error)
@@ -170,7 +165,7 @@ class FeatureRows(Dataset[Batch]):
         """Keep all hidden states in a GPU's memory, if they take less than half of what is free there."""
         if self.num_bytes(self.places) < torch.cuda.mem_get_info(device)[0] / 2:
             states = [self._read([row], length)[0].to(device) for row, length in enumerate(self.lengths.tolist())]
-            self.on_gpu = torch.cat(states)
+            self.device, self.on_gpu = device, torch.cat(states)
 
 
 def heads_of(reviews: Digests) -> npt.NDArray[np.uint64]:

@@ -20,16 +20,10 @@ class FeatureSettings:
         affects="steps",
     )
     max_trainable_layers: int | None = setting(
-        None,
-        "let runs that train up to so many layers share the store; sweeps set it",
-        at_least=0,
-        affects="nothing",
+        None, "let runs that train up to so many layers share the store; sweeps set it", at_least=0, affects="nothing"
     )
     max_gb: float | None = setting(
-        None,
-        "limit of all that is stored: what was not in use for a day goes, the oldest first; null: none",
-        above=0,
-        affects="nothing",
+        None, "largest store; what no run used for a day is removed first; null: no limit", above=0, affects="nothing"
     )
     device: str = setting(
         "auto",

@@ -29,7 +29,6 @@ from bertlens.system.files import atomic_write
 
 FORMAT_VERSION = 2
 SUFFIX = ".safetensors"
-MAX_OPEN_FILES = 128
 # exceptions that a damaged shard, or a file system that fails, can cause
 UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
@@ -82,7 +81,7 @@ def checksum(review: np.void, states: npt.NDArray[np.uint8]) -> int:
     return xxhash.xxh3_64_intdigest(states.data, seed=int.from_bytes(review.tobytes()[:8])) >> 1
 
 
-@lru_cache(maxsize=MAX_OPEN_FILES)
+@lru_cache(maxsize=128)  # open files
 def open_states(path: Path, process: int) -> tuple[FileIO, int]:
     """Open a shard, once per process, because forks would share a position. Also return where its states begin."""
     file = FileIO(path)

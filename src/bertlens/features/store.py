@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from bertlens.features.shards import FORMAT_VERSION, SUFFIX, Integers, write_sha
 from bertlens.model.classifier import FrozenPrefix
 from bertlens.model.steady import MIN_STATES, compare_once, in_order, num_workers
 from bertlens.system import stopping
-from bertlens.system.files import atomic_write, remove_abandoned, sync_folder
+from bertlens.system.files import atomic_write, remove_abandoned, remove_oldest, sync_folder
 from bertlens.system.wording import count_of
 
 log = logging.getLogger(__name__)
@@ -65,24 +65,22 @@ class FeatureStore:
         self.tokens_per_batch = tokens_per_batch
         self.spaces = prefix.describe()
 
-    @property
-    def build_depth(self) -> int:
-        """The depth to store: the prefix's, or less so that runs that train more layers can share it."""
-        wanted = self.prefix.num_layers - (self.settings.max_trainable_layers or 0)
-        return max(0, min(self.prefix.depth, wanted))
-
     def find(self, tokens: TokenRows, *, lowest: int | None = None) -> FeatureRows:
-        """Return reviews at the deepest depth at which all are stored, else at `lowest`; by default that to build."""
-        for depth in range(self.prefix.depth, (self.build_depth if lowest is None else lowest) - 1, -1):
+        """Return reviews at the deepest depth at which all are stored, else at `lowest`.
+
+        By default that is the prefix's depth, or less so that runs that train more layers can share it.
+        """
+        if lowest is None:
+            lowest = max(0, self.prefix.num_layers - (self.settings.max_trainable_layers or 0))
+        for depth in range(self.prefix.depth, min(lowest, self.prefix.depth) - 1, -1):
             rows = self._rows(tokens, depth)
             if not len(rows.missing):
                 break
         return rows
 
     def _rows(self, tokens: TokenRows, depth: int) -> FeatureRows:
-        pad_to = None if tokens.mask_padding else tokens.pad_to
-        space = self.spaces[depth] | {"pad_to": pad_to, "format": FORMAT_VERSION}
-        return FeatureRows(tokens, self.prefix, self.folder, space)
+        more = {"pad_to": None if tokens.mask_padding else tokens.pad_to, "format": FORMAT_VERSION}
+        return FeatureRows(tokens, self.prefix, self.folder, self.spaces[depth] | more)
 
     def build(self, rows: FeatureRows, *, name: str) -> int:
         """Compute what is missing, together with other processes; return how many reviews this one computed.
@@ -109,11 +107,10 @@ class FeatureStore:
                         claim.locks.close()
                         num_computed += len(states)
                         progress.advance(task, len(states))
+                    stopping.check()
                     rows.refresh()
                     if len(rows.missing):  # other processes compute them, or did and were killed
-                        stopping.check()
                         time.sleep(WAIT)
-                        rows.refresh()
         except OSError as error:
             what = f"{error.filename or self.folder}: {error.strerror or error}"
             raise InputError(f"features: {what}: {MORE_ROOM}, or set features.cache=off") from error
@@ -130,22 +127,20 @@ class FeatureStore:
 
         def batches() -> Iterator[tuple[Claim, Integers, Batch]]:
             for claim in _claim(rows, held):
-                num_tokens = int(rows.lengths[rows.row_of[claim.places]].sum()) // (BATCHES_PER_WORKER * workers)
+                num_tokens = int(rows.length_of[claim.places].sum()) // (BATCHES_PER_WORKER * workers)
                 num_tokens = min(max(num_tokens, MIN_STATES), self.tokens_per_batch)
                 for number, source in enumerate(sources):
                     places = claim.places[source_of[claim.places] == number]
-                    for batch in packed_batches(rows.lengths[rows.row_of[places]], num_tokens=num_tokens):
+                    for batch in packed_batches(rows.length_of[places], num_tokens=num_tokens):
                         yield claim, places[batch], source[rows.row_of[places[batch]].tolist()]
 
         def run(item: tuple[Claim, Integers, Batch]) -> tuple[Claim, Integers, Tensor]:
-            claim, places, batch = item
-            return claim, places, compute(self.prefix, batch, depth=rows.depth).inputs.cpu()
+            return *item[:2], compute(self.prefix, item[2], depth=rows.depth).inputs.cpu()
 
         for claim, places, computed in in_order(run, batches(), num_workers=workers):
             stopping.check()
-            lengths = rows.lengths[rows.row_of[places]].tolist()
-            for place, hidden, length in zip(places.tolist(), computed, lengths, strict=True):
-                states[place] = hidden[:length]
+            for place, hidden in zip(places.tolist(), computed, strict=True):
+                states[place] = hidden[: rows.length_of[place]]
             if len(states) == len(claim.places):
                 yield claim, [states.pop(place) for place in claim.places.tolist()]
 
@@ -157,40 +152,14 @@ class FeatureStore:
 
     def make_room(self, num_bytes: int) -> None:
         """Keep to `features.max_gb`. Raises `InputError` if so much exceeds it, or does not fit on the disk."""
-        limit, free, problem = self.settings.max_gb, shutil.disk_usage(self.folder).free / GIGABYTE, None
-        size = num_bytes / GIGABYTE
-        if limit is not None and size > limit:
-            problem = f"more than features.max_gb={limit}: raise it"
-        elif num_bytes + DISK_RESERVE > free * GIGABYTE:
-            problem = f"and {self.folder} has {free:.1f} GB free: {MORE_ROOM}"
-        if problem is not None:
-            raise InputError(f"features: the store would take {size:.1f} GB, {problem}, or set features.cache=off")
-        if limit is not None:
-            evict(self.folder, limit * GIGABYTE - num_bytes)
-
-
-def evict(folder: Path, max_bytes: float) -> None:
-    """Remove shards, least recently used first and none in recent use, until the others take at most so much."""
-    stats = {}
-    for path in folder.glob(f"*/*{SUFFIX}"):
-        with suppress(FileNotFoundError):  # another process removed it
-            stats[path] = path.stat()
-    total = sum(stat.st_size for stat in stats.values())
-    for path in sorted(stats, key=lambda path: stats[path].st_mtime):
-        if total <= max_bytes or time.time() - stats[path].st_mtime < RECENT:
-            break
-        log.info("features: removing %s/%s to stay under features.max_gb", path.parent.name, path.name)
-        path.unlink(missing_ok=True)
-        total -= stats[path].st_size
-    if total > max_bytes:
-        log.warning("features: over features.max_gb, because the other shards were in use in the last 24 hours")
-
-
-def clear(folder: Path) -> int:
-    """Remove all stores in a folder, also those of earlier versions, and return the bytes freed."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
-    return size
+        max_gb, free = self.settings.max_gb or float("inf"), shutil.disk_usage(self.folder).free
+        if num_bytes > max_gb * GIGABYTE or num_bytes + DISK_RESERVE > free:
+            found = f"{self.folder} has {free / GIGABYTE:.1f} GB free and features.max_gb={self.settings.max_gb}"
+            what = f"the store would take {num_bytes / GIGABYTE:.1f} GB, {found}"
+            raise InputError(f"features: {what}: {MORE_ROOM}, or set features.cache=off")
+        max_bytes, shards = max_gb * GIGABYTE - num_bytes, self.folder.glob(f"*/*{SUFFIX}")
+        if remove_oldest(shards, max_bytes=max_bytes, min_age=RECENT) > max_bytes:
+            log.warning("features: over features.max_gb, because the other shards were in use in the last 24 hours")
 
 
 def older_stores(folder: Path) -> str:

@@ -6,9 +6,10 @@ A file is written under a temporary name beside its place, flushed to the disk, 
 import io
 import os
 import secrets
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -117,6 +118,31 @@ def remove_abandoned(folder: Path, prefix: str = ".") -> None:
                     left.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def remove_oldest(paths: Iterable[Path], *, max_bytes: float, min_age: float) -> int:
+    """Remove files, the oldest first, until the rest take at most so much or is younger. Return the bytes of the rest.
+
+    min_age: in seconds.
+    """
+    stats = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process removed it
+            stats[path] = path.stat()
+    total = sum(stat.st_size for stat in stats.values())
+    for path in sorted(stats, key=lambda path: stats[path].st_mtime):
+        if total <= max_bytes or time.time() - stats[path].st_mtime < min_age:
+            break
+        path.unlink(missing_ok=True)
+        total -= stats[path].st_size
+    return total
+
+
+def remove_folder(folder: Path) -> int:
+    """Remove a folder and return the bytes freed."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
 
 
 def _lock_or_age(descriptor: int) -> None:
