@@ -13,6 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import bertlens
 from bertlens.errors import InputError
 from bertlens.features.store import FeatureStore
 from bertlens.model.checkpoint import read_checkpoint, restore
@@ -155,6 +156,48 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp
     one, same, other = (parameters(tmp_path / name) for name in ("one", "same", "other"))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+def test_features_are_built_listed_found_and_cleared(tiny_run, tmp_path, run_task, capsys):
+    old = tmp_path / "cache" / "features" / "old"
+    old.mkdir(parents=True)
+    (old / "features.bin").write_bytes(b"of 0.1.0")
+    run_task("train", tmp_path / "build", *tiny_run, "features.build_only=true")
+    built = written(tmp_path / "build")
+    num_reviews = sum(built["features"].values())
+    assert built["features"]["found"] == 0
+    assert built["metrics"] == {}
+    assert not (tmp_path / "build" / "checkpoints").exists()
+    run_task("train", tmp_path / "other", *tiny_run, "data.seed=7")  # another split of the same reviews
+    assert written(tmp_path / "other")["features"] == {"found": num_reviews, "computed": 0}
+    best = f"checkpoint={tmp_path / 'other' / 'checkpoints' / 'best.ckpt'}"
+    run_task("evaluate", tmp_path / "again", best, f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu")
+    assert written(tmp_path / "again")["features"] == {"found": 80, "computed": 0}
+    capsys.readouterr()
+    run_task("train", tmp_path / "list", *tiny_run, "features.list=true")
+    said = capsys.readouterr().out
+    assert "reviews" in said
+    assert f"{built['features']['computed']:,}" in said
+    assert said.endswith("of version 0.1.0, not read: old\n")
+    run_task("train", tmp_path / "clear", *tiny_run, "features.clear=true")
+    assert "GB of features removed" in capsys.readouterr().out
+    assert not old.parent.exists()
+
+
+@torch.no_grad()
+def test_a_probability_is_the_same_from_a_store_without_one_and_explained(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "run", *tiny_run)
+    best, found = tmp_path / "run" / "checkpoints" / "best.ckpt", []
+    for cache, tokens in (("cache", 8192), ("other", 100), ("another", 1000)):
+        more = [f"cache_dir={tmp_path / cache}", f"data.tokens_per_batch={tokens}", "trainer.accelerator=cpu"]
+        run_task("evaluate", tmp_path / cache / "run", f"checkpoint={best}", *more)
+        found.append(pq.read_table(tmp_path / cache / "run" / "predictions.parquet"))
+    table = found[0].to_pydict()
+    assert found[1].to_pydict() == found[2].to_pydict() == table
+    loaded = bertlens.load(best)
+    for text, probability in list(zip(table["text"], table["probability of positive"], strict=True))[:5]:
+        assert loaded.predict(text).probabilities["positive"] == probability
+        assert loaded.explain(text).probabilities[1] == probability
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -188,11 +188,8 @@ def _describe_features(found: Mapping[str, FeatureRows], *, where: str) -> str:
     shown: dict[str, list[str]] = {"stored": [], f"to compute ({decimal(size)} in {where})": []}
     stored, to_compute = shown.values()
     for split, rows in found.items():
-        if not rows.num_missing:
-            stored.append(split)
-        else:
-            some = f" ({rows.num_missing:,} of {len(rows):,})" if rows.num_missing < len(rows) else ""
-            to_compute.append(split + some)
+        some = f" ({rows.num_missing:,} of {len(rows):,})" if rows.num_missing < len(rows) else ""
+        (to_compute if rows.num_missing else stored).append(split + some * bool(rows.num_missing))
     return "; ".join(f"{what}: {', '.join(splits)}" for what, splits in shown.items() if splits)
 
 
@@ -359,10 +356,10 @@ def measure(
         data.compute = functools.partial(ComputedBatches, prefix=prefix)
         tokens_per_batch = data.settings.tokens_per_batch
         store = build_store(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
-        found, num_reviews = store.find(data.token_rows("test"), lowest=0), len(data.pieces["test"])
+        found = store.find(data.token_rows("test"), lowest=0)
         data.stored = {} if found.num_missing else {"test": store.place(found)}
-        data.num_features = {"found": 0 if found.num_missing else num_reviews, "computed": 0}
-        data.num_features["computed"] = num_reviews - data.num_features["found"]
+        num_found = 0 if found.num_missing else len(found)
+        data.num_features = {"found": num_found, "computed": len(found) - num_found}
     trainer.test(module, data, verbose=False)
     move(classifier, trainer.strategy.root_device)  # Lightning moves the module, and so the suffix, to the CPU
     return module

@@ -15,14 +15,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
-from safetensors import SafetensorError, safe_open
 
 from bertlens.config import TrainConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.explanations.explainer import Explainer, reviews_to_explain
 from bertlens.explanations.selection import Predictions, select
 from bertlens.explanations.settings import FaithfulnessSettings, SelectionSettings
-from bertlens.features.shards import SUFFIX
+from bertlens.features.shards import SUFFIX, UNREADABLE, read_index
 from bertlens.features.store import SPACE_FILE, older_stores
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
@@ -153,17 +152,13 @@ def print_features(folder: Path) -> None:
     """Print what the store holds: a line for each combination of things that features depend on."""
     rows = {}
     for path in sorted(folder.glob(f"*/{SPACE_FILE}")):
-        shards, num_reviews = list(path.parent.glob(f"*{SUFFIX}")), 0
-        with suppress(OSError, ValueError, LookupError, TypeError, SafetensorError):  # removed meanwhile, or damaged
-            space = json.loads(path.read_text(encoding="utf-8"))
-            for shard in shards:
-                with safe_open(shard, "np") as opened:
-                    num_reviews += opened.get_slice("reviews").get_shape()[0]
+        with suppress(*UNREADABLE):  # removed meanwhile, or damaged
+            space, found = json.loads(path.read_text(encoding="utf-8")), list(path.parent.glob(f"*{SUFFIX}"))
             rows[path.parent.name[:8]] = {
                 **{name: one_line_of(str(space[name])) for name in ("depth", "hidden_size", "dtype", "device")},
-                "reviews": f"{num_reviews:,}",
-                "size": decimal(sum(shard.stat().st_size for shard in shards)),
-                "last used": f"{datetime.fromtimestamp(max(shard.stat().st_mtime for shard in shards)):%Y-%m-%d}",
+                "reviews": f"{sum(len(read_index(shard).reviews) for shard in found):,}",
+                "size": decimal(sum(shard.stat().st_size for shard in found)),
+                "last used": f"{datetime.fromtimestamp(max(shard.stat().st_mtime for shard in found)):%Y-%m-%d}",
             }
     print_table(rows)
     if older := older_stores(folder):
