@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bertlens
 from bertlens.errors import InputError
+from bertlens.features import shards
 from bertlens.features.store import FeatureStore
 from bertlens.model.checkpoint import read_checkpoint, restore
 from bertlens.model.classifier import FrozenPrefix
@@ -376,12 +377,17 @@ def test_help_lists_keys(tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", ["auto", "off", "on"])
 def test_two_processes_give_the_accuracy_of_one(tiny_run, tmp_path, cache, run_task):
     arguments = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=two"]
     done = command("train", *tiny_run, f"features.cache={cache}", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reported = written(tmp_path / "two")["metrics"]["test/accuracy"]
+    features = written(tmp_path / "two")["features"]
+    assert features["found"] == 0
+    if cache == "on":  # both processes have computed some of them, and none twice
+        paths = (tmp_path / "cache" / "features").glob("*/*.safetensors")
+        assert features["computed"] == sum(len(shards.read_index(path).reviews) for path in paths)
     alone = run_task(
         "evaluate",
         tmp_path / "again",
