@@ -72,11 +72,13 @@ class FrozenPrefix:
         """Return, for each depth from 0 up, what those hidden states depend on besides the word pieces."""
         found: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # bfloat16 has kernels for each
         units = [unit for unit in ("amx_bf16", "avx512_bf16") if found.get(unit)]
-        processor = " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *units])
+        devices = {"cpu": " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *units])}
+        if self.device.type == "cuda":
+            devices["cuda"] = torch.cuda.get_device_name(self.device)
         same: dict[str, str | int] = {
             "hidden_size": self.hidden_size,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor,
+            "device": devices.get(self.device.type, self.device.type),
             "torch": torch.__version__,
         }
         return [same | {"depth": depth, "weights": digest} for depth, digest in enumerate(self.digests())]
