@@ -24,15 +24,17 @@ from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.selection import BY_PREDICTION, Predictions
 from bertlens.features.prefix import ComputedBatches
+from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
-from bertlens.features.store import FeatureStores, clear
+from bertlens.features.store import FeatureStore, older_stores
 from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
 from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
 from bertlens.run.folder import Run, settings_of_the_steps
-from bertlens.run.summary import say_once
-from bertlens.system.files import relative
+from bertlens.run.summary import print_features, say_once
+from bertlens.system import stopping
+from bertlens.system.files import relative, remove_folder
 from bertlens.training.callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -129,54 +131,89 @@ def build_module(config: TrainConfig, classifier: ReviewClassifier, info: Checkp
     )
 
 
-def use_features(config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, run: Run) -> None:
-    """Give the data module the stored features of each split, found or built, or the way to compute them per batch."""
+def use_features(
+    config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, run: Run, trainer: pl.Trainer
+) -> None:
+    """Give the data module the stored features of each split, found or built, or the way to compute them per batch.
+
+    With several processes they are built in the data module's `setup`, where all of them are there.
+    """
     if prefix is None:
         say_once(run, "features", "not stored: no layer is frozen, or the frozen ones have dropout")
         return
     data.compute = functools.partial(ComputedBatches, prefix=prefix)
-    chosen = config.features.cache
-    if chosen == "off":
+    splits = [split for split in data.pieces if split != "test" or config.test]
+    num_reviews = sum(len(data.pieces[split]) for split in splits)
+    data.num_features = {"found": 0, "computed": num_reviews}
+    features, build_only = config.features, config.features.build_only
+    if features.cache == "off" and not build_only:
         say_once(run, "features", "not stored: features.cache=off")
         return
-    stores = build_stores(config.cache_dir, prefix, config.features, tokens_per_batch=config.data.tokens_per_batch)
-    tokens = {split: data.token_rows(split) for split in data.pieces if split != "test" or config.test}
-    found = {split: stores.find(rows) for split, rows in tokens.items()}
-    missing = [split for split, rows in found.items() if rows is None]
-    if missing and chosen == "auto" and config.trainer.max_epochs == 1 and not run.in_sweep:
+    store = build_store(config.cache_dir, prefix, features, tokens_per_batch=config.data.tokens_per_batch)
+    if older := older_stores(store.folder):
+        log.info("features: not read, because version 0.1.0 wrote them: %s (features.clear=true removes all)", older)
+    found = {split: store.find(data.token_rows(split)) for split in splits}
+    missing = {split: rows.num_missing for split, rows in found.items() if rows.num_missing}
+    is_read_once = config.trainer.max_epochs == 1 and not run.in_sweep and sum(missing.values()) == num_reviews
+    if is_read_once and features.cache == "auto" and not build_only:
         say_once(run, "features", "not stored: each review is read once (features.cache=on stores them)")
         return
-    size = sum(stores.describe(tokens[split], depth=stores.build_depth).num_bytes for split in missing)
-    where = f"to compute ({decimal(size)} in {config.cache_dir})"
-    shown = {"stored": [split for split in found if split not in missing], where: missing}
-    say_once(run, "features", "; ".join(f"{what}: {', '.join(splits)}" for what, splits in shown.items() if splits))
+    say_once(run, "features", _describe_features(found, where=config.cache_dir))
     if missing and prefix.dtype == torch.bfloat16 and prefix.device.type == "cpu" and not _cpu_has_bfloat16():
         log.info("features.dtype=float32 is much faster here: this processor has no bfloat16")
-    try:
-        data.stored = {split: found[split] or stores.find_or_build(tokens[split], name=split) for split in tokens}
-    except InputError as error:
-        if chosen == "on":
-            raise
-        log.warning("features: not stored (%s)", error)
+
+    def build() -> None:
+        stopping.pass_on_to(process.pid for process in getattr(trainer.strategy.launcher, "procs", ()))
+        num_computed = 0
+        try:
+            for split in missing:
+                num_computed += store.build(found[split], name=split)
+        except InputError as error:
+            if features.cache == "on" or build_only:
+                raise
+            log.warning("features: not stored (%s)", error)
+        computed = trainer.strategy.reduce(torch.tensor(num_computed, device=prefix.device), reduce_op="sum")
+        data.num_features = {"found": num_reviews - sum(missing.values()), "computed": int(computed)}
+        data.stored = {split: store.place(rows) for split, rows in found.items() if not rows.num_missing}
+
+    if trainer.world_size > 1 and not build_only:
+        data.build = build
+    else:
+        build()
+
+
+def _describe_features(found: Mapping[str, FeatureRows], *, where: str) -> str:
+    """Return which splits are stored, and which are to be computed."""
+    size = sum(rows.num_bytes(rows.missing) for rows in found.values())
+    shown: dict[str, list[str]] = {"stored": [], f"to compute ({decimal(size)} in {where})": []}
+    stored, to_compute = shown.values()
+    for split, rows in found.items():
+        some = f" ({rows.num_missing:,} of {len(rows):,})" if rows.num_missing < len(rows) else ""
+        (to_compute if rows.num_missing else stored).append(split + some * bool(rows.num_missing))
+    return "; ".join(f"{what}: {', '.join(splits)}" for what, splits in shown.items() if splits)
 
 
 def _cpu_has_bfloat16() -> bool:
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
 
 
-def build_stores(
+def build_store(
     cache_dir: str, prefix: FrozenPrefix, settings: FeatureSettings, *, tokens_per_batch: int
-) -> FeatureStores:
-    return FeatureStores(features_folder(cache_dir), prefix, settings=settings, tokens_per_batch=tokens_per_batch)
+) -> FeatureStore:
+    return FeatureStore(features_folder(cache_dir), prefix, settings=settings, tokens_per_batch=tokens_per_batch)
 
 
 def features_folder(cache_dir: str) -> Path:
     return cache_folder(cache_dir) / "features"
 
 
-def clear_features(config: TrainConfig) -> dict[str, Any]:
-    """Remove all stores; a run that does so does nothing else."""
-    print(f"{clear(features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
+def show_or_clear_features(config: TrainConfig) -> dict[str, Any]:
+    """Show what is stored, or remove it; a run that does so does nothing else."""
+    folder = features_folder(config.cache_dir)
+    if config.features.list:
+        print_features(folder)
+    if config.features.clear:
+        print(f"{remove_folder(folder) / 1e9:.2f} GB of features removed")
     return {}
 
 
@@ -318,9 +355,11 @@ def measure(
     if prefix is not None:
         data.compute = functools.partial(ComputedBatches, prefix=prefix)
         tokens_per_batch = data.settings.tokens_per_batch
-        stores = build_stores(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
-        found = stores.find(data.token_rows("test"))
-        data.stored = {} if found is None else {"test": found}
+        store = build_store(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
+        found = store.find(data.token_rows("test"), lowest=0)
+        data.stored = {} if found.num_missing else {"test": store.place(found)}
+        num_found = 0 if found.num_missing else len(found)
+        data.num_features = {"found": num_found, "computed": len(found) - num_found}
     trainer.test(module, data, verbose=False)
     move(classifier, trainer.strategy.root_device)  # Lightning moves the module, and so the suffix, to the CPU
     return module
@@ -334,9 +373,9 @@ def predict_split(
     if config.reviews not in BY_PREDICTION and num_reviews > FEW_REVIEWS:
         if prefix is None:
             return None
-        stores = build_stores(
+        store = build_store(
             config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=data.settings.tokens_per_batch
         )
-        if stores.find(data.token_rows("test")) is None:
+        if store.find(data.token_rows("test"), lowest=0).num_missing:
             return None
     return lambda: measure(config, classifier, info, data).test_result
