@@ -197,7 +197,7 @@ def test_resume_takes_over_what_the_run_was_given(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- model=minilm\n- optimizer.lr=1e-3\n- resume=auto\n")
     found = for_hydra([f"resume={tmp_path}", "optimizer.lr=2e-3"], TrainConfig)
-    assert found == ["model=minilm", f"hydra.run.dir='{tmp_path}'", "optimizer.lr=2e-3", "resume=auto"]
+    assert found == ["model=minilm", f"hydra.run.dir='{tmp_path}'", "optimizer.lr=2e-3", f"resume={tmp_path}"]
     assert for_hydra(found, TrainConfig) == found
     with pytest.raises(InputError, match="no run's folder"):
         for_hydra([f"resume={tmp_path / 'nowhere'}"], TrainConfig)
@@ -208,7 +208,7 @@ def test_the_command_that_goes_on():
     assert resume_command(script, ["seed=1"], "outputs/a", in_sweep=False) == "python train.py resume=outputs/a"
     assert (
         resume_command(console, ["-m", "seed=1,2"], "outputs/a", in_sweep=True)
-        == "bertlens train -m hydra.sweep.dir=outputs/a resume=auto seed=1,2"
+        == "bertlens train -m hydra.sweep.dir=outputs/a seed=1,2"
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
 from bertlens.run.folder import Run, settings_of_the_steps
-from bertlens.run.summary import say_once
+from bertlens.run.summary import say, say_once
 from bertlens.system.files import relative
 from bertlens.training.callbacks import (
     BestCheckpoint,
@@ -181,12 +182,16 @@ def clear_features(config: TrainConfig) -> dict[str, Any]:
 
 
 def find_resumed(config: TrainConfig, run: Run) -> Path | None:
-    """Return the checkpoint to go on from: with resume=auto the run folder's last one, else the one that is named."""
-    if config.resume == "auto":
-        if run.last_checkpoint.is_file():
-            return run.last_checkpoint
-        where = config.checkpoint.path or "step 0"
-        log.info("resume=auto: there is no %s yet, so this run starts at %s", relative(run.last_checkpoint), where)
+    """Return the checkpoint to go on from: the last one of an unfinished run in the folder, else the one that is named.
+
+    A finished run goes on only if `resume` names its folder.
+    """
+    is_replaced = config.overwrite and "SLURM_RESTART_COUNT" not in os.environ  # what a requeued job finds is its own
+    is_unfinished = not (run.folder / "metrics.json").is_file()
+    is_wanted = config.resume is not None and not is_replaced and (is_unfinished or config.resume != "auto")
+    if is_wanted and run.last_checkpoint.is_file():
+        say("resumed", f"the run in {relative(run.folder)}, from its last.ckpt")
+        return run.last_checkpoint
     return None if config.checkpoint.path is None else Path(config.checkpoint.path).expanduser()
 
 

@@ -125,7 +125,7 @@ def test_sigterm_to_any_rank_ends_the_run(start, tmp_path, amount, record, stage
         assert run.output.count("stopped by SIGTERM") == 1, run.output
         assert "Traceback" not in run.output
         assert read_raw(tmp_path / f"run-{index}" / "checkpoints" / "last.ckpt")["global_step"] > 0
-        rest = start(0, folder, "resume=auto")
+        rest = start(0, folder)
         assert rest.process.wait(180) == 0, rest.output
         last = read_raw(tmp_path / f"run-{index}" / "checkpoints" / "last.ckpt")
         assert last["global_step"] == 10  # 160 reviews, 16 per step and process, 2 epochs

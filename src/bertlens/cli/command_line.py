@@ -82,7 +82,8 @@ def _add_resumed(arguments: list[str]) -> list[str]:
         others = [other for other in arguments if other != argument]
         given = {other.partition("=")[0] for other in others}
         kept = [override for override in earlier if override.partition("=")[0] not in given | {"resume", "overwrite"}]
-        return [*kept, f"hydra.run.dir={_quote(str(folder))}", *others, "resume=auto"]
+        run_dir = [] if "hydra.run.dir" in given else [f"hydra.run.dir={_quote(str(folder))}"]
+        return [*kept, *run_dir, *others, argument]
     return arguments
 
 
@@ -128,4 +129,4 @@ def resume_command(program: list[str], typed: list[str], folder: str, *, in_swee
     # Hydra takes no override after an option that follows one
     place = next((index for index, argument in enumerate(kept) if "=" in argument and argument[0] != "-"), len(kept))
     path = folder if re.fullmatch(PLAIN_PATH, folder) else _quote(folder)
-    return shlex.join([*program, *kept[:place], f"hydra.sweep.dir={path}", "resume=auto", *kept[place:]])
+    return shlex.join([*program, *kept[:place], f"hydra.sweep.dir={path}", *kept[place:]])
