@@ -42,7 +42,7 @@ def parts(folder, name):
     """What of a checkpoint must be equal: weights, the optimizer's moments, the schedule, the random numbers."""
     raw = read_raw(folder / "checkpoints" / name)
     tensors = dict(raw["state_dict"])
-    tensors["random numbers"] = raw["random_state"]["cpu"]
+    tensors["random numbers"] = raw["random_state"][0]["cpu"]
     for number, state in raw["optimizer_states"][0]["state"].items():
         tensors |= {f"{number} {kind}": value for kind, value in state.items()}
     tensors["step"] = torch.tensor(raw["global_step"])
