@@ -1,5 +1,6 @@
 """Settings stand in one place each, conf/ fits them, and what a user gets wrong is named in one line."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -191,6 +192,22 @@ def test_a_sweeps_jobs_are_named_by_what_varies():
     assert (
         for_hydra(arguments, TrainConfig) == arguments
     )  # Lightning starts further processes with what was written out
+
+
+def test_a_sweep_under_slurm_has_a_number_of_tasks(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    arguments = for_hydra(["-m", "hydra/launcher=slurm", "optimizer.lr=1e-5,2e-5"], TrainConfig)
+    assert "trainer.devices=1" in arguments
+    assert "'trainer.devices'" in arguments[-1]  # and its jobs are not named by it
+    assert for_hydra(arguments, TrainConfig) == arguments
+    two = for_hydra(["-m", "hydra/launcher=slurm", "trainer.devices=2", "seed=1,2"], TrainConfig)
+    assert "trainer.devices=1" not in two
+
+
+def test_without_slurm_a_line_says_what_to_use_instead(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"no SLURM here .*joblib"):
+        for_hydra(["-m", "hydra/launcher=slurm", "optimizer.lr=1e-5,2e-5"], TrainConfig)
 
 
 def test_resume_takes_over_what_the_run_was_given(tmp_path):

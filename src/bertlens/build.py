@@ -13,6 +13,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
@@ -269,12 +270,15 @@ def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], logge
         has_bar = sys.stdout.isatty() and not options.get("barebones")
     if has_bar:
         callbacks = [*callbacks, OneLineBar(refresh_rate=5)]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     try:
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # whatever has submitted the job does it
         return pl.Trainer(
             **{**options, "enable_progress_bar": has_bar},
             callbacks=[*callbacks, StopOnRequest()],
             logger=loggers or False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=plugins,
             use_distributed_sampler=False,  # the samplers divide the reviews themselves
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
@@ -317,6 +321,8 @@ def measure(
     """Return the module after it has measured the test split, from stored features where a run left some."""
     module = ReviewModule(classifier, label_names=info.label_names)
     options = vars(config.trainer) | {"precision": config.trainer.precision or info.precision}
+    # not the current folder, from which Lightning would take a stray hpc_ckpt within a SLURM job
+    options["default_root_dir"] = config.trainer.default_root_dir or config.cache_dir
     trainer = make_trainer(options | {"enable_checkpointing": False}, [], [])
     move(classifier, trainer.strategy.root_device)
     prefix = classifier.prefix

@@ -112,8 +112,8 @@ class ReviewModule(pl.LightningModule):
         """Scale the loss: the mean over processes is then that over reviews, of which one may have one less."""
         if self.trainer.world_size == 1:
             return loss
-        counts = self.all_gather(torch.tensor(float(num_reviews), device=loss.device))
-        return loss * (num_reviews * len(counts) / counts.sum())
+        mean = self.trainer.strategy.reduce(torch.tensor(float(num_reviews), device=loss.device), reduce_op="mean")
+        return loss * (num_reviews / mean)
 
     def _check_losses(self) -> None:
         """Raise `TrainingDiverged` for the first loss since the last check that is NaN or infinite."""
