@@ -99,11 +99,11 @@ def _add_sweep(arguments: list[str]) -> list[str]:
             f"{LAUNCHER_SLURM}: there is no SLURM here (no command srun); leave it out to run the jobs one after the "
             "other, or run them side by side with hydra/launcher=joblib"
         )
-    if LAUNCHER_SLURM in arguments and not any(each.get_key_element() == "trainer.devices" for each in overrides):
+    if LAUNCHER_SLURM in arguments and not any(each.key_or_group == "trainer.devices" for each in overrides):
         return _add_sweep([*arguments, "trainer.devices=1"])  # auto is no number of tasks
     varied = [override for override in overrides if override.is_sweep_override()]
-    varied_keys = {override.get_key_element() for override in varied}
-    fixed = {override.get_key_element() for override in overrides} - varied_keys | {"features.max_trainable_layers"}
+    varied_keys = {override.key_or_group for override in varied}  # without the + of a new key, as Hydra excludes them
+    fixed = {override.key_or_group for override in overrides} - varied_keys | {"features.max_trainable_layers"}
     names = sorted(key for key in fixed - varied_keys if not key.startswith("hydra"))
     more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(_quote, names))}]"]
     if not varied and not any(argument.startswith(("hydra.sweep", "hydra/sweep")) for argument in arguments):

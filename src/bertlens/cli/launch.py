@@ -142,7 +142,7 @@ def returned_value(config: Any, metrics: Any) -> Any:
 
 def run_jobs(run: Callable[[], Any]) -> bool:
     """Let Hydra run the job, or all jobs of a sweep. Return false if one was cancelled, or is no longer awaited."""
-    from bertlens.run.sweep import note_cancelled_jobs
+    from bertlens.run.sweep import earlier_jobs
 
     try:
         try:
@@ -151,7 +151,10 @@ def run_jobs(run: Callable[[], Any]) -> bool:
         except Exception as error:
             if not type(error).__module__.startswith("submitit."):
                 raise
-            note_cancelled_jobs()
+            from bertlens.run.slurm import note_cancelled_jobs
+
+            for folder, earlier in earlier_jobs.items():
+                note_cancelled_jobs(folder, earlier=earlier)
     except KeyboardInterrupt:  # handled, except while this process only waits for SLURM
         print("\nSLURM goes on with the jobs; scancel ends them", file=sys.stderr)
     return False

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertlens.run.folder import ERROR_SUFFIX, HYDRA_FOLDER, Run
+from bertlens.run.folder import ERROR_SUFFIX, HYDRA_FOLDER
 from bertlens.system.escape import csv_row, csv_text, one_line_of, terminal_text
 from bertlens.system.files import atomic_write, relative
 from bertlens.system.wording import count_of
@@ -24,9 +24,7 @@ from bertlens.system.wording import count_of
 RANKED_BY = "val/accuracy"
 SHOWN = (RANKED_BY, "test/accuracy", "test/loss")
 
-SUBMITTED = ".submitit"  # in a sweep's folder, a folder by SLURM job
-
-# of the sweeps that this process ran, by folder: the SLURM jobs of earlier tries
+# of the sweeps that this process ran, by folder: the SLURM jobs of earlier tries, as submitit's files
 earlier_jobs: dict[Path, set[Path]] = {}
 
 
@@ -35,30 +33,16 @@ class NoteSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        earlier_jobs[folder] = set((folder / SUBMITTED).glob("*/"))
+        earlier_jobs[folder] = set()
         for error in folder.rglob(f"*{ERROR_SUFFIX}"):  # of an earlier try
             error.unlink()
-        if "submitit" in config.hydra.launcher._target_:
+        if config.hydra.launcher._target_.endswith("SlurmLauncher"):
+            from bertlens.run.slurm import SUBMITTED, submitted_jobs, watch_queue
+
+            earlier_jobs[folder] = submitted_jobs(folder)
+            watch_queue()
             print(f"SLURM runs the jobs and Ctrl-C leaves them to it; logs: {relative(folder / SUBMITTED)}", flush=True)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def note_cancelled_jobs() -> None:
-    """Wait for the SLURM jobs of the sweeps that this process ran, and write why some left no result."""
-    from submitit import SlurmJob
-
-    for folder, earlier in earlier_jobs.items():
-        for submitted in sorted(set((folder / SUBMITTED).glob("*/")) - earlier):
-            job: SlurmJob[Any] = SlurmJob(folder / SUBMITTED / "%j", submitted.name)
-            job.wait()
-            if not job.paths.result_pickle.exists():
-                launcher: Any = job.submission().function
-                overrides, _, number, *_ = job.submission().args
-                composed = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, overrides)
-                with open_dict(composed):
-                    composed.hydra.job.num = number
-                cause = f"{job.state.lower()} in SLURM; log: {relative(submitted)}"
-                Run(folder / composed.hydra.sweep.subdir).write_error(cause)
 
 
 def write_table(folder: Path) -> bool:
