@@ -241,7 +241,7 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.print_every is not None:
         options["enable_progress_bar"] = False
     trainer = make_trainer(options, callbacks, loggers)
-    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
+    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher and not SLURMEnvironment.detect():
         raise InputError(
             f"trainer.devices={config.trainer.devices}: a job of a sweep runs in one process, because Lightning would "
             "start the whole sweep again; set trainer.devices=1, or run the jobs under SLURM"

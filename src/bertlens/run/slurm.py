@@ -14,6 +14,7 @@ from bertlens.system.files import relative
 
 SUBMITTED = ".submitit"  # in a sweep's folder: a folder by SLURM job
 BETWEEN_QUESTIONS = 15  # seconds
+LIST_QUEUE = ("squeue", "--noheader", "--array", "--format=%i")
 
 
 class QueueWatcher(SlurmInfoWatcher):
@@ -22,19 +23,16 @@ class QueueWatcher(SlurmInfoWatcher):
     There may be no accounting, and it has no record of a job of an array that was cancelled before it began.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked_at = 0.0
-        self.ended: set[str] = set()
+    asked_at = 0.0
+    ended: frozenset[str] = frozenset()
 
     def get_state(self, job_id: str, mode: str = "standard") -> str:
         state = super().get_state(job_id, mode)
         if state == "UNKNOWN" and mode != "cache" and time.monotonic() - self.asked_at > BETWEEN_QUESTIONS:
             self.asked_at = time.monotonic()
-            command = ["squeue", "--noheader", "--array", "--format=%i"]
-            queue = subprocess.run(command, capture_output=True, text=True, check=False)
+            queue = subprocess.run(LIST_QUEUE, capture_output=True, text=True, check=False)
             if queue.returncode == 0 and job_id not in queue.stdout.split():
-                self.ended.add(job_id)
+                self.ended |= {job_id}
         return "ENDED" if state == "UNKNOWN" and job_id in self.ended else state
 
 

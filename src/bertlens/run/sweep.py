@@ -41,7 +41,7 @@ class NoteSweep(Callback):
 
             earlier_jobs[folder] = submitted_jobs(folder)
             watch_queue()
-            print(f"SLURM runs the jobs and Ctrl-C leaves them to it; logs: {relative(folder / SUBMITTED)}", flush=True)
+            print(f"SLURM runs the jobs; Ctrl-C leaves them to it; logs: {relative(folder / SUBMITTED)}", flush=True)
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
