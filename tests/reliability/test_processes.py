@@ -19,7 +19,7 @@ import torch
 from bertlens.model.checkpoint import read_raw
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES = ("fit", "validate", "test")
+STAGES = ("fit", "validate", "test", "save")
 
 pytestmark = pytest.mark.integration
 
