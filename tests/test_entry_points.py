@@ -333,6 +333,24 @@ def test_jobs_side_by_side_build_one_store(tiny_run, tmp_path):
 
 
 @pytest.mark.integration
+def test_jobs_side_by_side_share_the_cores(tiny_run, tmp_path):
+    """joblib gives each of its processes cores // jobs threads, unless the environment says otherwise."""
+    cores = len(os.sched_getaffinity(0))
+    given = ["-m", *tiny_run, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={cores}", "trainer.max_epochs=1"]
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *given, "seed=1,2", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [written(tmp_path / "sweep" / name)["machine"]["threads"] for name in ("seed-1", "seed-2")] == [1, 1]
+
+
+@pytest.mark.integration
 def test_a_failed_job_is_in_the_table_and_in_the_exit_status(tiny_run, tmp_path):
     arguments = ["-m", *tiny_run, "model.trainable_layers=1,9", "trainer.max_epochs=1"]
     done = command("train", *arguments, cwd=tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
@@ -32,7 +34,7 @@ from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
 from bertlens.run.folder import Run, settings_of_the_steps
-from bertlens.run.summary import print_features, say_once
+from bertlens.run.summary import print_features, say, say_once
 from bertlens.system import stopping
 from bertlens.system.files import relative, remove_folder
 from bertlens.training.callbacks import (
@@ -218,12 +220,16 @@ def show_or_clear_features(config: TrainConfig) -> dict[str, Any]:
 
 
 def find_resumed(config: TrainConfig, run: Run) -> Path | None:
-    """Return the checkpoint to go on from: with resume=auto the run folder's last one, else the one that is named."""
-    if config.resume == "auto":
-        if run.last_checkpoint.is_file():
-            return run.last_checkpoint
-        where = config.checkpoint.path or "step 0"
-        log.info("resume=auto: there is no %s yet, so this run starts at %s", relative(run.last_checkpoint), where)
+    """Return the checkpoint to go on from: the last one of an unfinished run in the folder, else the one that is named.
+
+    A finished run goes on only if `resume` names its folder.
+    """
+    is_replaced = config.overwrite and "SLURM_RESTART_COUNT" not in os.environ  # what a requeued job finds is its own
+    is_unfinished = not (run.folder / "metrics.json").is_file()
+    is_wanted = config.resume is not None and not is_replaced and (is_unfinished or config.resume != "auto")
+    if is_wanted and run.last_checkpoint.is_file():
+        say("resumed", f"the run in {relative(run.folder)}, from its last.ckpt")
+        return run.last_checkpoint
     return None if config.checkpoint.path is None else Path(config.checkpoint.path).expanduser()
 
 
@@ -272,7 +278,7 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.print_every is not None:
         options["enable_progress_bar"] = False
     trainer = make_trainer(options, callbacks, loggers)
-    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
+    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher and not SLURMEnvironment.detect():
         raise InputError(
             f"trainer.devices={config.trainer.devices}: a job of a sweep runs in one process, because Lightning would "
             "start the whole sweep again; set trainer.devices=1, or run the jobs under SLURM"
@@ -301,12 +307,15 @@ def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], logge
         has_bar = sys.stdout.isatty() and not options.get("barebones")
     if has_bar:
         callbacks = [*callbacks, OneLineBar(refresh_rate=5)]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     try:
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # whatever has submitted the job does it
         return pl.Trainer(
             **{**options, "enable_progress_bar": has_bar},
             callbacks=[*callbacks, StopOnRequest()],
             logger=loggers or False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=plugins,
             use_distributed_sampler=False,  # the samplers divide the reviews themselves
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
@@ -349,6 +358,8 @@ def measure(
     """Return the module after it has measured the test split, from stored features where a run left some."""
     module = ReviewModule(classifier, label_names=info.label_names)
     options = vars(config.trainer) | {"precision": config.trainer.precision or info.precision}
+    # not the current folder, from which Lightning would take a stray hpc_ckpt within a SLURM job
+    options["default_root_dir"] = config.trainer.default_root_dir or config.cache_dir
     trainer = make_trainer(options | {"enable_checkpointing": False}, [], [])
     move(classifier, trainer.strategy.root_device)
     prefix = classifier.prefix

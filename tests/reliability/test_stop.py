@@ -101,7 +101,7 @@ def test_killed_while_training(start, settings, reference, tmp_path, amount, rec
     while killed < kills:
         folder = tmp_path / f"run-{finished}"
         last = folder / "checkpoints" / "last.ckpt"
-        run = ["train", *settings, f"hydra.run.dir={folder}", "resume=auto"]
+        run = ["train", *settings, f"hydra.run.dir={folder}"]
         process = start(*run, announced=TRAINING)
         if process.wait_for("@ training_step", times=source.randint(1, 40)):
             time.sleep(source.uniform(0, 0.02))
@@ -158,7 +158,7 @@ def test_killed_while_building(start, settings, reference, tmp_path, amount, rec
     killed = kept = 0
     while killed < kills:
         cache, folder = tmp_path / f"cache-{finished}", tmp_path / f"run-{finished}"
-        run = ["train", *settings, f"cache_dir={cache}", f"hydra.run.dir={folder}", "resume=auto"]
+        run = ["train", *settings, f"cache_dir={cache}", f"hydra.run.dir={folder}"]
         process = start(*run, attributes=SMALL_SHARDS, announced=BUILDING)
         if process.wait_for("@ compute", times=source.randint(1, 25)):
             time.sleep(source.uniform(0, 0.02))
