@@ -1,12 +1,12 @@
 # make demo: the whole job on generated reviews, no network once installed.   make check: what to run before a commit.
-# make test: all tests but the tiers slow, slurm and gpu.                     make slow: the slow tier.
+# make test: all tests but the tiers slow, slurm and gpu.                     make slow, make slurm: these tiers.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # one thread: several cost more than they gain with models as small as those of the tests
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check lint test slow readme reliability audit clean
+.PHONY: demo check lint test slow slurm readme reliability audit clean
 
 demo: .venv/demo
 	$(BIN)/python train.py experiment=demo
@@ -26,6 +26,10 @@ test: .venv/dev
 
 slow: .venv/dev .venv/loggers
 	$(PYTEST) -m "slow and not slurm and not gpu" --timeout 2400
+
+# where .ci/slurm has brought up SLURM, or on a cluster
+slurm: .venv/dev
+	$(PYTEST) -m slurm
 
 readme: .venv/dev
 	$(BIN)/python benchmarks/readme.py --check

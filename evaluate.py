@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
             summary.write_faithfulness(run, config.faithfulness, explainer, data.reviews["test"], module.test_result)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
-        summary.print_result(run.write_metrics(metrics, checkpoint=str(path)), run.folder)
+        summary.print_result(run.write_metrics(metrics, checkpoint=str(path), features=data.num_features), run.folder)
         summary.say("wrote", "metrics.json, predictions.parquet")
         summary.say("", ", ".join(f"{name}.png" for name in drawn))
     return metrics

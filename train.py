@@ -18,8 +18,8 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     from bertlens.run import summary
     from bertlens.training.callbacks import best_accuracy
 
-    if config.features.clear:
-        return build.clear_features(config)
+    if config.features.clear or config.features.list:
+        return build.show_or_clear_features(config)
     if run.in_sweep and run.is_finished(config):
         return run.keep()
     with run.stage("data"):
@@ -39,7 +39,10 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     run.begin(config, resumed=resumed)
     summary.print_opening(run, config, classifier, data)
     with run.stage("features"):
-        build.use_features(config, data, classifier.prefix, run)
+        build.use_features(config, data, classifier.prefix, run, trainer)
+    if config.features.build_only:
+        run.write_metrics({}, features=data.num_features)
+        return {}
     with run.stage("fit") as stage:
         trainer.fit(module, data, ckpt_path=resumed)
         stage.num_reviews = module.num_reviews["train"]

@@ -1,5 +1,6 @@
 """Settings stand in one place each, conf/ fits them, and what a user gets wrong is named in one line."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -183,21 +184,36 @@ def test_a_sweep_over_depth_asks_for_one_store_that_serves_all():
 
 
 def test_a_sweeps_jobs_are_named_by_what_varies():
-    arguments = for_hydra(["-m", "model=minilm", "data.path=/a/b", "optimizer.lr=1e-5,2e-5"], TrainConfig)
-    assert (
-        arguments[-1]
-        == "hydra.job.config.override_dirname.exclude_keys=['data.path','features.max_trainable_layers','model']"
-    )
+    given = ["-m", "model=minilm", "data.path=/a/b", "+callbacks.x.a=1", "optimizer.lr=1e-5,2e-5"]
+    arguments = for_hydra(given, TrainConfig)
+    left_out = "'callbacks.x.a','data.path','features.max_trainable_layers','model'"
+    assert arguments[-1] == f"hydra.job.config.override_dirname.exclude_keys=[{left_out}]"
     assert (
         for_hydra(arguments, TrainConfig) == arguments
     )  # Lightning starts further processes with what was written out
+
+
+def test_a_sweep_under_slurm_has_a_number_of_tasks(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    arguments = for_hydra(["-m", "hydra/launcher=slurm", "optimizer.lr=1e-5,2e-5"], TrainConfig)
+    assert "trainer.devices=1" in arguments
+    assert "'trainer.devices'" in arguments[-1]  # and its jobs are not named by it
+    assert for_hydra(arguments, TrainConfig) == arguments
+    two = for_hydra(["-m", "hydra/launcher=slurm", "trainer.devices=2", "seed=1,2"], TrainConfig)
+    assert "trainer.devices=1" not in two
+
+
+def test_without_slurm_a_line_says_what_to_use_instead(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"no SLURM here .*joblib"):
+        for_hydra(["-m", "hydra/launcher=slurm", "optimizer.lr=1e-5,2e-5"], TrainConfig)
 
 
 def test_resume_takes_over_what_the_run_was_given(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- model=minilm\n- optimizer.lr=1e-3\n- resume=auto\n")
     found = for_hydra([f"resume={tmp_path}", "optimizer.lr=2e-3"], TrainConfig)
-    assert found == ["model=minilm", f"hydra.run.dir='{tmp_path}'", "optimizer.lr=2e-3", "resume=auto"]
+    assert found == ["model=minilm", f"hydra.run.dir='{tmp_path}'", "optimizer.lr=2e-3", f"resume={tmp_path}"]
     assert for_hydra(found, TrainConfig) == found
     with pytest.raises(InputError, match="no run's folder"):
         for_hydra([f"resume={tmp_path / 'nowhere'}"], TrainConfig)
@@ -208,7 +224,7 @@ def test_the_command_that_goes_on():
     assert resume_command(script, ["seed=1"], "outputs/a", in_sweep=False) == "python train.py resume=outputs/a"
     assert (
         resume_command(console, ["-m", "seed=1,2"], "outputs/a", in_sweep=True)
-        == "bertlens train -m hydra.sweep.dir=outputs/a resume=auto seed=1,2"
+        == "bertlens train -m hydra.sweep.dir=outputs/a seed=1,2"
     )
 
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import bertlens
 from bertlens.errors import InputError
-from bertlens.features.store import FeatureStores
+from bertlens.features import shards
+from bertlens.features.store import FeatureStore
 from bertlens.model.checkpoint import read_checkpoint, restore
 from bertlens.model.classifier import FrozenPrefix
 
@@ -79,7 +81,7 @@ def test_evaluate_gives_the_accuracy_the_run_reported(tiny_run, tmp_path, cache,
 def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch, run_task):
     run_task("train", tmp_path / "run", *tiny_run)
     checkpoint = f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
-    monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
+    monkeypatch.setattr(FeatureStore, "build", lambda *args, **options: pytest.fail("built a store"))
     prefixes = []
     call = FrozenPrefix.__call__
 
@@ -92,7 +94,7 @@ def test_evaluate_reads_a_store_and_builds_none(tiny_run, tmp_path, monkeypatch,
     assert prefixes
     assert all(dtype.is_floating_point for dtype in prefixes)  # stored rows came, not word-piece ids
     monkeypatch.undo()
-    monkeypatch.setattr(FeatureStores, "_build", lambda *args, **options: pytest.fail("built a store"))
+    monkeypatch.setattr(FeatureStore, "build", lambda *args, **options: pytest.fail("built a store"))
     run_task(
         "evaluate", tmp_path / "elsewhere", checkpoint, f"cache_dir={tmp_path / 'other'}", "trainer.accelerator=cpu"
     )
@@ -157,14 +159,57 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path, run_task):
+def test_features_are_built_listed_found_and_cleared(tiny_run, tmp_path, run_task, capsys):
+    old = tmp_path / "cache" / "features" / "old"
+    old.mkdir(parents=True)
+    (old / "features.bin").write_bytes(b"of 0.1.0")
+    run_task("train", tmp_path / "build", *tiny_run, "features.build_only=true")
+    built = written(tmp_path / "build")
+    num_reviews = sum(built["features"].values())
+    assert built["features"]["found"] == 0
+    assert built["metrics"] == {}
+    assert not (tmp_path / "build" / "checkpoints").exists()
+    run_task("train", tmp_path / "other", *tiny_run, "data.seed=7")  # another split of the same reviews
+    assert written(tmp_path / "other")["features"] == {"found": num_reviews, "computed": 0}
+    best = f"checkpoint={tmp_path / 'other' / 'checkpoints' / 'best.ckpt'}"
+    run_task("evaluate", tmp_path / "again", best, f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu")
+    assert written(tmp_path / "again")["features"] == {"found": 80, "computed": 0}
+    capsys.readouterr()
+    run_task("train", tmp_path / "list", *tiny_run, "features.list=true")
+    said = capsys.readouterr().out
+    assert "reviews" in said
+    assert f"{built['features']['computed']:,}" in said
+    assert said.endswith("of version 0.1.0, not read: old\n")
+    run_task("train", tmp_path / "clear", *tiny_run, "features.clear=true")
+    assert "GB of features removed" in capsys.readouterr().out
+    assert not old.parent.exists()
+
+
+@torch.no_grad()
+def test_a_probability_is_the_same_from_a_store_without_one_and_explained(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "run", *tiny_run)
+    best, found = tmp_path / "run" / "checkpoints" / "best.ckpt", []
+    for cache, tokens in (("cache", 8192), ("other", 100), ("another", 1000)):
+        more = [f"cache_dir={tmp_path / cache}", f"data.tokens_per_batch={tokens}", "trainer.accelerator=cpu"]
+        run_task("evaluate", tmp_path / cache / "run", f"checkpoint={best}", *more)
+        found.append(pq.read_table(tmp_path / cache / "run" / "predictions.parquet"))
+    table = found[0].to_pydict()
+    assert found[1].to_pydict() == found[2].to_pydict() == table
+    loaded = bertlens.load(best)
+    for text, probability in list(zip(table["text"], table["probability of positive"], strict=True))[:5]:
+        assert loaded.predict(text).probabilities["positive"] == probability
+        assert loaded.explain(text).probabilities[1] == probability
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_from_the_store_is_training_from_word_pieces(tiny_run, tmp_path, run_task, dtype):
     for cache in ("on", "off"):
         run_task(
-            "train", tmp_path / cache, *tiny_run, f"features.cache={cache}", "features.dtype=float32", "test=false"
+            "train", tmp_path / cache, *tiny_run, f"features.cache={cache}", f"features.dtype={dtype}", "test=false"
         )
     stored, direct = parameters(tmp_path / "on"), parameters(tmp_path / "off")
     for name in stored:
-        torch.testing.assert_close(stored[name], direct[name], atol=2e-4, rtol=0)
+        assert torch.equal(stored[name], direct[name])
 
 
 def test_a_checkpoint_holds_the_trained_part_and_plain_types(tiny_run, tmp_path, run_task):
@@ -281,8 +326,28 @@ def test_jobs_side_by_side_build_one_store(tiny_run, tmp_path):
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
     assert len(rows) == 4
     assert all(row["test/accuracy"] for row in rows)
-    stores = [path for path in (tmp_path / "cache" / "features").iterdir() if path.is_dir()]
-    assert len(stores) == 3  # one a split, of the depth that serves all
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1  # of the depth that serves all
+    found = [json.loads(path.read_text())["features"] for path in folder.glob("*/metrics.json")]
+    assert len(found) == 4
+    assert sum(each["computed"] for each in found) == max(sum(each.values()) for each in found)  # each review once
+
+
+@pytest.mark.integration
+def test_jobs_side_by_side_share_the_cores(tiny_run, tmp_path):
+    """joblib gives each of its processes cores // jobs threads, unless the environment says otherwise."""
+    cores = len(os.sched_getaffinity(0))
+    given = ["-m", *tiny_run, "hydra/launcher=joblib", f"hydra.launcher.n_jobs={cores}", "trainer.max_epochs=1"]
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), *given, "seed=1,2", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [written(tmp_path / "sweep" / name)["machine"]["threads"] for name in ("seed-1", "seed-2")] == [1, 1]
 
 
 @pytest.mark.integration
@@ -330,12 +395,17 @@ def test_help_lists_keys(tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", ["auto", "off", "on"])
 def test_two_processes_give_the_accuracy_of_one(tiny_run, tmp_path, cache, run_task):
     arguments = ["trainer.strategy=ddp", "trainer.devices=2", "trainer.max_epochs=1", "hydra.run.dir=two"]
     done = command("train", *tiny_run, f"features.cache={cache}", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     reported = written(tmp_path / "two")["metrics"]["test/accuracy"]
+    features = written(tmp_path / "two")["features"]
+    assert features["found"] == 0
+    if cache == "on":  # both processes have computed some of them, and none twice
+        paths = (tmp_path / "cache" / "features").glob("*/*.safetensors")
+        assert features["computed"] == sum(len(shards.read_index(path).reviews) for path in paths)
     alone = run_task(
         "evaluate",
         tmp_path / "again",

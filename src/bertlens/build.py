@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import hydra.utils
 import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
@@ -24,15 +26,17 @@ from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.selection import BY_PREDICTION, Predictions
 from bertlens.features.prefix import ComputedBatches
+from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
-from bertlens.features.store import FeatureStores, clear
+from bertlens.features.store import FeatureStore, older_stores
 from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
 from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
 from bertlens.run.folder import Run, settings_of_the_steps
-from bertlens.run.summary import say_once
-from bertlens.system.files import relative
+from bertlens.run.summary import print_features, say, say_once
+from bertlens.system import stopping
+from bertlens.system.files import relative, remove_folder
 from bertlens.training.callbacks import (
     BestCheckpoint,
     EpochLines,
@@ -129,64 +133,103 @@ def build_module(config: TrainConfig, classifier: ReviewClassifier, info: Checkp
     )
 
 
-def use_features(config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, run: Run) -> None:
-    """Give the data module the stored features of each split, found or built, or the way to compute them per batch."""
+def use_features(
+    config: TrainConfig, data: ReviewDataModule, prefix: FrozenPrefix | None, run: Run, trainer: pl.Trainer
+) -> None:
+    """Give the data module the stored features of each split, found or built, or the way to compute them per batch.
+
+    With several processes they are built in the data module's `setup`, where all of them are there.
+    """
     if prefix is None:
         say_once(run, "features", "not stored: no layer is frozen, or the frozen ones have dropout")
         return
     data.compute = functools.partial(ComputedBatches, prefix=prefix)
-    chosen = config.features.cache
-    if chosen == "off":
+    splits = [split for split in data.pieces if split != "test" or config.test]
+    num_reviews = sum(len(data.pieces[split]) for split in splits)
+    data.num_features = {"found": 0, "computed": num_reviews}
+    features, build_only = config.features, config.features.build_only
+    if features.cache == "off" and not build_only:
         say_once(run, "features", "not stored: features.cache=off")
         return
-    stores = build_stores(config.cache_dir, prefix, config.features, tokens_per_batch=config.data.tokens_per_batch)
-    tokens = {split: data.token_rows(split) for split in data.pieces if split != "test" or config.test}
-    found = {split: stores.find(rows) for split, rows in tokens.items()}
-    missing = [split for split, rows in found.items() if rows is None]
-    if missing and chosen == "auto" and config.trainer.max_epochs == 1 and not run.in_sweep:
+    store = build_store(config.cache_dir, prefix, features, tokens_per_batch=config.data.tokens_per_batch)
+    if older := older_stores(store.folder):
+        log.info("features: not read, because version 0.1.0 wrote them: %s (features.clear=true removes all)", older)
+    found = {split: store.find(data.token_rows(split)) for split in splits}
+    missing = {split: rows.num_missing for split, rows in found.items() if rows.num_missing}
+    is_read_once = config.trainer.max_epochs == 1 and not run.in_sweep and sum(missing.values()) == num_reviews
+    if is_read_once and features.cache == "auto" and not build_only:
         say_once(run, "features", "not stored: each review is read once (features.cache=on stores them)")
         return
-    size = sum(stores.describe(tokens[split], depth=stores.build_depth).num_bytes for split in missing)
-    where = f"to compute ({decimal(size)} in {config.cache_dir})"
-    shown = {"stored": [split for split in found if split not in missing], where: missing}
-    say_once(run, "features", "; ".join(f"{what}: {', '.join(splits)}" for what, splits in shown.items() if splits))
+    say_once(run, "features", _describe_features(found, where=config.cache_dir))
     if missing and prefix.dtype == torch.bfloat16 and prefix.device.type == "cpu" and not _cpu_has_bfloat16():
         log.info("features.dtype=float32 is much faster here: this processor has no bfloat16")
-    try:
-        data.stored = {split: found[split] or stores.find_or_build(tokens[split], name=split) for split in tokens}
-    except InputError as error:
-        if chosen == "on":
-            raise
-        log.warning("features: not stored (%s)", error)
+
+    def build() -> None:
+        stopping.pass_on_to(process.pid for process in getattr(trainer.strategy.launcher, "procs", ()))
+        num_computed = 0
+        try:
+            for split in missing:
+                num_computed += store.build(found[split], name=split)
+        except InputError as error:
+            if features.cache == "on" or build_only:
+                raise
+            log.warning("features: not stored (%s)", error)
+        computed = trainer.strategy.reduce(torch.tensor(num_computed, device=prefix.device), reduce_op="sum")
+        data.num_features = {"found": num_reviews - sum(missing.values()), "computed": int(computed)}
+        data.stored = {split: store.place(rows) for split, rows in found.items() if not rows.num_missing}
+
+    if trainer.world_size > 1 and not build_only:
+        data.build = build
+    else:
+        build()
+
+
+def _describe_features(found: Mapping[str, FeatureRows], *, where: str) -> str:
+    """Return which splits are stored, and which are to be computed."""
+    size = sum(rows.num_bytes(rows.missing) for rows in found.values())
+    shown: dict[str, list[str]] = {"stored": [], f"to compute ({decimal(size)} in {where})": []}
+    stored, to_compute = shown.values()
+    for split, rows in found.items():
+        some = f" ({rows.num_missing:,} of {len(rows):,})" if rows.num_missing < len(rows) else ""
+        (to_compute if rows.num_missing else stored).append(split + some * bool(rows.num_missing))
+    return "; ".join(f"{what}: {', '.join(splits)}" for what, splits in shown.items() if splits)
 
 
 def _cpu_has_bfloat16() -> bool:
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
 
 
-def build_stores(
+def build_store(
     cache_dir: str, prefix: FrozenPrefix, settings: FeatureSettings, *, tokens_per_batch: int
-) -> FeatureStores:
-    return FeatureStores(features_folder(cache_dir), prefix, settings=settings, tokens_per_batch=tokens_per_batch)
+) -> FeatureStore:
+    return FeatureStore(features_folder(cache_dir), prefix, settings=settings, tokens_per_batch=tokens_per_batch)
 
 
 def features_folder(cache_dir: str) -> Path:
     return cache_folder(cache_dir) / "features"
 
 
-def clear_features(config: TrainConfig) -> dict[str, Any]:
-    """Remove all stores; a run that does so does nothing else."""
-    print(f"{clear(features_folder(config.cache_dir)) / 1e9:.2f} GB of features removed")
+def show_or_clear_features(config: TrainConfig) -> dict[str, Any]:
+    """Show what is stored, or remove it; a run that does so does nothing else."""
+    folder = features_folder(config.cache_dir)
+    if config.features.list:
+        print_features(folder)
+    if config.features.clear:
+        print(f"{remove_folder(folder) / 1e9:.2f} GB of features removed")
     return {}
 
 
 def find_resumed(config: TrainConfig, run: Run) -> Path | None:
-    """Return the checkpoint to go on from: with resume=auto the run folder's last one, else the one that is named."""
-    if config.resume == "auto":
-        if run.last_checkpoint.is_file():
-            return run.last_checkpoint
-        where = config.checkpoint.path or "step 0"
-        log.info("resume=auto: there is no %s yet, so this run starts at %s", relative(run.last_checkpoint), where)
+    """Return the checkpoint to go on from: the last one of an unfinished run in the folder, else the one that is named.
+
+    A finished run goes on only if `resume` names its folder.
+    """
+    is_replaced = config.overwrite and "SLURM_RESTART_COUNT" not in os.environ  # what a requeued job finds is its own
+    is_unfinished = not (run.folder / "metrics.json").is_file()
+    is_wanted = config.resume is not None and not is_replaced and (is_unfinished or config.resume != "auto")
+    if is_wanted and run.last_checkpoint.is_file():
+        say("resumed", f"the run in {relative(run.folder)}, from its last.ckpt")
+        return run.last_checkpoint
     return None if config.checkpoint.path is None else Path(config.checkpoint.path).expanduser()
 
 
@@ -235,7 +278,7 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.print_every is not None:
         options["enable_progress_bar"] = False
     trainer = make_trainer(options, callbacks, loggers)
-    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher is not None:
+    if run.in_sweep and trainer.world_size > 1 and trainer.strategy.launcher and not SLURMEnvironment.detect():
         raise InputError(
             f"trainer.devices={config.trainer.devices}: a job of a sweep runs in one process, because Lightning would "
             "start the whole sweep again; set trainer.devices=1, or run the jobs under SLURM"
@@ -264,12 +307,15 @@ def make_trainer(options: Mapping[str, Any], callbacks: list[pl.Callback], logge
         has_bar = sys.stdout.isatty() and not options.get("barebones")
     if has_bar:
         callbacks = [*callbacks, OneLineBar(refresh_rate=5)]
+    plugins: list[Any] = [AtomicCheckpointIO()]
     try:
+        if SLURMEnvironment.detect():
+            plugins.append(SLURMEnvironment(auto_requeue=False))  # whatever has submitted the job does it
         return pl.Trainer(
             **{**options, "enable_progress_bar": has_bar},
             callbacks=[*callbacks, StopOnRequest()],
             logger=loggers or False,
-            plugins=[AtomicCheckpointIO()],
+            plugins=plugins,
             use_distributed_sampler=False,  # the samplers divide the reviews themselves
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
@@ -312,15 +358,19 @@ def measure(
     """Return the module after it has measured the test split, from stored features where a run left some."""
     module = ReviewModule(classifier, label_names=info.label_names)
     options = vars(config.trainer) | {"precision": config.trainer.precision or info.precision}
+    # not the current folder, from which Lightning would take a stray hpc_ckpt within a SLURM job
+    options["default_root_dir"] = config.trainer.default_root_dir or config.cache_dir
     trainer = make_trainer(options | {"enable_checkpointing": False}, [], [])
     move(classifier, trainer.strategy.root_device)
     prefix = classifier.prefix
     if prefix is not None:
         data.compute = functools.partial(ComputedBatches, prefix=prefix)
         tokens_per_batch = data.settings.tokens_per_batch
-        stores = build_stores(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
-        found = stores.find(data.token_rows("test"))
-        data.stored = {} if found is None else {"test": found}
+        store = build_store(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
+        found = store.find(data.token_rows("test"), lowest=0)
+        data.stored = {} if found.num_missing else {"test": store.place(found)}
+        num_found = 0 if found.num_missing else len(found)
+        data.num_features = {"found": num_found, "computed": len(found) - num_found}
     trainer.test(module, data, verbose=False)
     move(classifier, trainer.strategy.root_device)  # Lightning moves the module, and so the suffix, to the CPU
     return module
@@ -334,9 +384,9 @@ def predict_split(
     if config.reviews not in BY_PREDICTION and num_reviews > FEW_REVIEWS:
         if prefix is None:
             return None
-        stores = build_stores(
+        store = build_store(
             config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=data.settings.tokens_per_batch
         )
-        if stores.find(data.token_rows("test")) is None:
+        if store.find(data.token_rows("test"), lowest=0).num_missing:
             return None
     return lambda: measure(config, classifier, info, data).test_result

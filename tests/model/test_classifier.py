@@ -149,6 +149,7 @@ def test_a_digest_covers_the_parameters_up_to_its_depth(classifier_with):
     assert after[2] != before[2]
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("frozen_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("trainable_layers", CHOICES)
 def test_the_states_below_the_top_layer_are_read_as_in_a_forward_pass(
@@ -171,6 +172,7 @@ def test_the_states_below_the_top_layer_are_read_as_in_a_forward_pass(
     assert_close(top[:, :, :1], last, **tolerance)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("trainable_layers", [1, 2, 3])
 def test_stored_states_are_read_on(classifier_with, batch, trainable_layers):
     classifier = classifier_with(trainable_layers).eval()

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 
 class Slow(pl.Callback):
-    """Print `@ <stage> <rank> <process id>` before each batch, and wait."""
+    """Print `@ <stage> <rank> <process id>` before each batch and each checkpoint, and wait."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -25,3 +25,6 @@ class Slow(pl.Callback):
 
     def on_test_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._wait("test", trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._wait("save", trainer)

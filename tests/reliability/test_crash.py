@@ -24,7 +24,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from rich.progress import Progress
 
 from bertlens.data import tokenizer as tokenizer_module
 from bertlens.data.batching import TokenRows
@@ -36,7 +35,7 @@ from bertlens.explanations.methods import attention_rows
 from bertlens.explanations.selection import Selection
 from bertlens.features import shards, store
 from bertlens.features.settings import FeatureSettings
-from bertlens.features.store import FeatureStores
+from bertlens.features.store import FeatureStore
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.report.render import render_report
 from bertlens.run.folder import Run, write_predictions
@@ -428,9 +427,9 @@ class Cache:
 
 @pytest.fixture
 def feature_store(tiny_config, monkeypatch) -> Cache:
-    monkeypatch.setattr(shards, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(store, "SHARD_BYTES", 10_000)  # two shards
+    monkeypatch.setattr(store.secrets, "randbelow", lambda below: 0)  # with the same reviews in each attempt
     monkeypatch.setattr(store, "DISK_RESERVE", 0)
-    monkeypatch.setattr(store, "_build_progress", lambda: Progress(disable=True))
     random = np.random.default_rng(0)
     lengths = random.integers(4, 30, 8)
     ids = random.integers(5, tiny_config.vocab_size, lengths.sum()).astype(np.int32)
@@ -441,15 +440,21 @@ def feature_store(tiny_config, monkeypatch) -> Cache:
     classifier = ReviewClassifier(tiny_config, num_classes=2).eval()
 
     def make(folder: Path) -> bytes:
-        shards._verified.clear()
-        stores = FeatureStores(folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=128)
-        found = stores.find(tokens)
-        before = None if found is None else found.states.view(torch.uint8).numpy().tobytes()
-        built = stores.find_or_build(tokens, name="train").states.view(torch.uint8).numpy().tobytes()
-        assert before in (None, built)  # nothing half-written was taken for whole
-        return built
+        shards.open_states.cache_clear()
+        shards.read_index.cache_clear()
+        made = FeatureStore(folder, classifier.prefix, settings=FeatureSettings(), tokens_per_batch=128)
 
-    return Cache(make, lambda path: "/." in f"/{path}" or ".partial-" in path or path.endswith("progress.json"))
+        def read() -> bytes:
+            return b"".join(rows[[row]].inputs.numpy().tobytes() for row in range(len(rows)))
+
+        rows = made.find(tokens)
+        before = read()
+        made.build(rows, name="train")
+        assert rows.num_missing == 0
+        assert read() == before
+        return before
+
+    return Cache(make, lambda path: "/." in f"/{path}")
 
 
 @pytest.fixture
@@ -509,21 +514,6 @@ def test_a_cache_after_loss_of_power_anywhere_is_right(tmp_path, cache, record):
     after = end.after_power_loss(names_survive=False, rest=REMAINS["nothing"])
     assert {path for path in whole if not path.endswith(".lock")} <= after.keys()  # durable when it returned
     record("a cache after loss of power at every operation", losses=losses, damaged=0)
-
-
-def test_a_store_records_a_block_only_when_it_is_on_the_disk(tmp_path, feature_store):
-    with Watch(tmp_path) as watch:
-        feature_store.make(tmp_path)
-    steps = [(operation.kind, operation.path.name) for operation in watch.operations]
-    data = [index for index, (kind, name) in enumerate(steps) if name == "features.bin" and kind != "truncate"]
-    assert {steps[index][0] for index in data} == {"write", "sync"}
-    assert steps[data[-1]] == ("sync", "features.bin")
-    manifest = next(index for index, (_, name) in enumerate(steps) if name.startswith(".manifest.json"))
-    assert data[-1] < manifest
-    for index, (kind, name) in enumerate(steps):
-        if kind == "write" and name.startswith(".progress.json"):
-            assert steps[max(place for place in data if place < index)] == ("sync", "features.bin")
-    assert [kind for kind, _ in steps[-2:]] == ["rename", "sync folder"]
 
 
 # A disk that does not take it.
@@ -674,9 +664,9 @@ def test_the_folder_for_temporary_files_has_no_say(tmp_path, temporary, monkeypa
 
 
 def test_a_store_on_a_full_disk_leaves_nothing_and_says_where(tmp_path, feature_store):
-    with pytest.raises(InputError, match=r"features\.bin: File too large: make room"), largest_file(4000):
+    with pytest.raises(InputError, match=r"\.safetensors: File too large: make room"), largest_file(4000):
         feature_store.make(tmp_path)
-    assert [path for path in names_in(tmp_path) if not path.endswith(".lock")] == []
+    assert [path.partition("/")[2] for path in names_in(tmp_path) if not path.endswith(".lock")] == ["space.json"]
     feature_store.make(tmp_path)
 
 
@@ -717,8 +707,8 @@ def test_a_run_whose_store_does_not_fit_goes_on_without_it(start, tiny, tmp_path
     process = start("train", *train(*tiny, "trainer.max_epochs=2"))
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
     assert process.wait() == 0, process.output
-    assert "features.bin: File too large" in process.output
-    assert list((tmp_path / "cache" / "features").glob("*.partial-*")) == []
+    assert ".safetensors: File too large" in process.output
+    assert list((tmp_path / "cache" / "features").rglob("*.unfinished")) == []
 
 
 def test_a_folder_that_nothing_can_be_written_to_is_named(start, tiny, tmp_path):

@@ -4,19 +4,22 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from bertlens.model.checkpoint import read_raw
 
 REPOSITORY = Path(__file__).parents[2]
-STAGES = ("fit", "validate", "test")
+STAGES = ("fit", "validate", "test", "save")
 
 pytestmark = pytest.mark.integration
 
@@ -106,6 +109,71 @@ def test_ranks_with_different_numbers_of_batches_finish(start, tmp_path):
     assert "Traceback" not in run.output
 
 
+def test_a_test_gives_the_same_digits_on_any_number_of_processes():
+    """Loss included: it is computed from all predictions in the order of the split, not from sums per process."""
+    found = {}
+    for devices in (1, 2, 4):
+        done = subprocess.run(
+            [sys.executable, REPOSITORY / "tests" / "processes" / "measure.py", str(devices)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        assert len(lines) == devices, done.stderr
+        found[devices] = set(lines)
+    assert len(set.union(*found.values())) == 1, found
+
+
+def test_two_processes_with_half_the_batch_learn_what_one_learns(start, tiny_model, tmp_path):
+    """121 reviews of a step's 16: the last one has 9, which two processes share as 5 and 4."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    )
+    common = [f"model.pretrained={model}", "data.max_reviews=151", "optimizer.lr=3e-3", "test=false"]
+    histories = []
+    for devices, batch_size in ((1, 16), (2, 8)):
+        devices_given = [f"trainer.devices={devices}", f"data.batch_size={batch_size}"]
+        run = start(0, *common, *devices_given, f"hydra.run.dir=on-{devices}")
+        assert run.process.wait(180) == 0, run.output
+        histories.append(json.loads((tmp_path / f"on-{devices}" / "metrics.json").read_text())["history"])
+    for one, two in zip(*histories, strict=True):
+        for name in ("train/loss", "val/loss", "val/accuracy"):
+            assert two[name] == pytest.approx(one[name], abs=1e-4), name
+
+
+def test_two_processes_go_on_to_the_same_bits(start, tmp_path):
+    """Each has random numbers for dropout and metrics of its own, and goes on with them."""
+    whole = start(0, "hydra.run.dir=whole")
+    assert whole.process.wait(180) == 0, whole.output
+    stop = f"+callbacks.stop={{_target_: stop_once.StopOnce, step: 3, marker: '{tmp_path / 'stopped'}'}}"
+    for status in (143, 0):
+        run = start(0, "hydra.run.dir=run", stop)
+        assert run.process.wait(180) == status, run.output
+    raw = {name: read_raw(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "run")}
+    states = [state["cpu"] for state in raw["run"]["random_state"]]
+    assert len(states) == 2
+    assert not torch.equal(*states)
+    for name in ("state_dict", "random_state", "train_metrics", "optimizer_states"):
+        assert repr_exactly(raw["run"][name]) == repr_exactly(raw["whole"][name]), name
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "run")]
+    assert metrics[0]["history"] == metrics[1]["history"]
+    assert metrics[0]["metrics"] == metrics[1]["metrics"]
+
+
+def repr_exactly(value: Any) -> Any:
+    """Return nested values with each tensor as a list, which == compares."""
+    if isinstance(value, dict):
+        return {key: repr_exactly(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [repr_exactly(inner) for inner in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("rank", [0, 1])
@@ -125,7 +193,7 @@ def test_sigterm_to_any_rank_ends_the_run(start, tmp_path, amount, record, stage
         assert run.output.count("stopped by SIGTERM") == 1, run.output
         assert "Traceback" not in run.output
         assert read_raw(tmp_path / f"run-{index}" / "checkpoints" / "last.ckpt")["global_step"] > 0
-        rest = start(0, folder, "resume=auto")
+        rest = start(0, folder)
         assert rest.process.wait(180) == 0, rest.output
         last = read_raw(tmp_path / f"run-{index}" / "checkpoints" / "last.ckpt")
         assert last["global_step"] == 10  # 160 reviews, 16 per step and process, 2 epochs

@@ -42,7 +42,7 @@ def parts(folder, name):
     """What of a checkpoint must be equal: weights, the optimizer's moments, the schedule, the random numbers."""
     raw = read_raw(folder / "checkpoints" / name)
     tensors = dict(raw["state_dict"])
-    tensors["random numbers"] = raw["random_state"]["cpu"]
+    tensors["random numbers"] = raw["random_state"][0]["cpu"]
     for number, state in raw["optimizer_states"][0]["state"].items():
         tensors |= {f"{number} {kind}": value for kind, value in state.items()}
     tensors["step"] = torch.tensor(raw["global_step"])
@@ -82,7 +82,7 @@ def test_stopped_anywhere_and_resumed(settings, tmp_path, monkeypatch, amount, r
         with pytest.raises(stopping.Stopped):
             run(folder, *settings)
         monkeypatch.setattr(callbacks, "stop_requested", never)
-        run(folder, *settings, "resume=auto")
+        run(folder, *settings)
         for name, tensors in whole.items():
             assert differing(tensors, parts(folder, name)) == [], f"{name}, stopped at chance {chance}"
         assert figures(folder) == expected, f"stopped at chance {chance}"
@@ -104,7 +104,7 @@ def test_moved_and_resumed(settings, tmp_path, how, run):
     last = tmp_path / "half" / "checkpoints" / "last.ckpt"
     if how == "in its folder, renamed":
         (tmp_path / "half").rename(tmp_path / "rest")
-        run(tmp_path / "rest", *settings, "trainer.max_epochs=3", "resume=auto")
+        run(tmp_path / "rest", *settings, "trainer.max_epochs=3", f"resume={tmp_path / 'rest'}")
     else:
         if how == "without the earlier best.ckpt":
             last.with_name("best.ckpt").unlink()
@@ -114,20 +114,51 @@ def test_moved_and_resumed(settings, tmp_path, how, run):
         assert differing(parts(tmp_path / "whole", "best.ckpt"), parts(tmp_path / "rest", "best.ckpt")) == []
 
 
-def test_auto_without_a_checkpoint_starts_afresh_and_says_so(settings, tmp_path, caplog, run):
-    with caplog.at_level("INFO", logger="bertlens"):
-        run(tmp_path / "run", *settings, "resume=auto", "trainer.max_epochs=1", "test=false")
-    assert "resume=auto" in caplog.text
-    assert "step 0" in caplog.text
+@pytest.fixture
+def unfinished(settings, tmp_path, run):
+    """The folder of a run that was stopped after its last step."""
+    run(tmp_path / "run", *settings, "trainer.max_epochs=1", "test=false")
+    (tmp_path / "run" / "metrics.json").unlink()
+    return tmp_path / "run"
+
+
+def test_an_unfinished_run_goes_on_by_itself_and_says_so(unfinished, settings, capsys, run):
+    run(unfinished, *settings, "test=false")
+    assert capsys.readouterr().out.count(f"resumed   the run in {unfinished}, from its last.ckpt\n") == 1
+    assert [row["epoch"] for row in json.loads((unfinished / "metrics.json").read_text())["history"]] == [1, 2]
+
+
+@pytest.mark.parametrize("choice", ["overwrite=true", "resume=null"])
+def test_an_unfinished_run_is_begun_afresh_only_if_asked(unfinished, settings, capsys, run, choice):
+    if choice == "resume=null":
+        with pytest.raises(InputError, match="holds another run"):
+            run(unfinished, *settings, "test=false", choice)
+        return
+    run(unfinished, *settings, "trainer.max_epochs=1", "test=false", choice)
+    assert "resumed" not in capsys.readouterr().out
+
+
+def test_a_requeued_job_goes_on_although_it_was_told_to_overwrite(unfinished, settings, capsys, run, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run(unfinished, *settings, "test=false", "overwrite=true")
+    assert "resumed" in capsys.readouterr().out
+
+
+def test_a_finished_run_goes_on_only_where_its_folder_is_named(unfinished, settings, run):
+    run(unfinished, *settings, "trainer.max_epochs=1", "test=false")
+    with pytest.raises(InputError, match="holds another run"):
+        run(unfinished, *settings, "test=false")
+    run(unfinished, *settings, "test=false", f"resume={unfinished}")
+    assert len(json.loads((unfinished / "metrics.json").read_text())["history"]) == 2
 
 
 @pytest.mark.parametrize("changed", ["optimizer.lr=1e-4", "data.batch_size=8", "seed=3", "data.max_reviews=100"])
-def test_a_run_of_other_settings_is_not_gone_on_with(settings, tmp_path, changed, run):
-    run(tmp_path / "run", *settings, "trainer.max_epochs=1", "test=false")
-    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
-    with pytest.raises(InputError, match=changed.split("=")[0].replace("data.max_reviews", "training reviews")):
-        run(tmp_path / "run", *settings, "resume=auto", changed)
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+def test_a_run_of_other_settings_is_not_gone_on_with(unfinished, settings, changed, run):
+    before = (unfinished / "checkpoints" / "last.ckpt").read_bytes()
+    named = changed.split("=")[0].replace("data.max_reviews", "training reviews")
+    with pytest.raises(InputError, match=rf"{named}.*overwrite=true"):
+        run(unfinished, *settings, changed)
+    assert (unfinished / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
 def test_weights_that_overflow_never_replace_good_ones(settings, tmp_path, monkeypatch, run):

@@ -8,27 +8,29 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from bertlens.features.shards import verify_blocks
+from bertlens.features import shards
 from bertlens.model.checkpoint import read_raw
 
 STEPS_BETWEEN_SAVES = 3
 TRAINING = {"bertlens.training.module:ReviewModule.training_step": 0.005}
-BUILDING = {"bertlens.features.store:FeatureStores._compute": 0.005}
+BUILDING = {"bertlens.features.store:compute": 0.005}
 PHASES = {
     "fitting": TRAINING,
     "validating": {"bertlens.training.module:ReviewModule.validation_step": 0.05},
     "building": BUILDING,
     "saving": {"bertlens.training.checkpoint_io:AtomicCheckpointIO.save_checkpoint": 0.02, "os:fsync": 0.02},
 }
-SMALL_BLOCKS = {"bertlens.features.shards.BLOCK_BYTES": 16384}
+SMALL_SHARDS = {"bertlens.features.store.SHARD_BYTES": 16384}
 
 
 @pytest.fixture
 def settings(tiny_run):
-    """Some hundred steps in 3 epochs, saved often; a store of many blocks."""
+    """Some hundred steps in 3 epochs, saved often; a store of many shards."""
     few = ["data.batch_size=4", "data.tokens_per_batch=256", "trainer.max_epochs=3", "print_every=1"]
     return [*tiny_run, *few, f"checkpoint.every_n_steps={STEPS_BETWEEN_SAVES}"]
 
@@ -36,7 +38,7 @@ def settings(tiny_run):
 @pytest.fixture
 def reference(start, settings, tmp_path):
     """The same run, never stopped; leaves the store and the word pieces for those that are to train at once."""
-    whole = start("train", *settings, "hydra.run.dir=whole", attributes=SMALL_BLOCKS)
+    whole = start("train", *settings, "hydra.run.dir=whole", attributes=SMALL_SHARDS)
     assert whole.wait() == 0, whole.output
     return result(tmp_path / "whole")
 
@@ -72,14 +74,14 @@ def test_a_signal_ends_a_run_well(start, settings, reference, tmp_path, amount, 
         cold = [f"cache_dir={tmp_path / f'cache-{index}'}"] if phase == "building" else []
         number, status = (signal.SIGINT, 130) if index in interrupts else (signal.SIGTERM, 143)
         process = start(
-            "train", *settings, *cold, f"hydra.run.dir=run-{index}", attributes=SMALL_BLOCKS, announced=PHASES[phase]
+            "train", *settings, *cold, f"hydra.run.dir=run-{index}", attributes=SMALL_SHARDS, announced=PHASES[phase]
         )
         assert process.wait_for(marker, times=source.randint(1, 3 if phase == "validating" else 20))
         time.sleep(source.uniform(0, 0.03))
         process.send(number)
         assert process.wait() == status, process.output
         assert "Traceback" not in process.output
-        rest = start("train", *resuming_arguments(process.output), attributes=SMALL_BLOCKS)
+        rest = start("train", *resuming_arguments(process.output), attributes=SMALL_SHARDS)
         assert rest.wait() == 0, rest.output
         assert differences(result(tmp_path / f"run-{index}"), reference) == 0
     record(
@@ -99,7 +101,7 @@ def test_killed_while_training(start, settings, reference, tmp_path, amount, rec
     while killed < kills:
         folder = tmp_path / f"run-{finished}"
         last = folder / "checkpoints" / "last.ckpt"
-        run = ["train", *settings, f"hydra.run.dir={folder}", "resume=auto"]
+        run = ["train", *settings, f"hydra.run.dir={folder}"]
         process = start(*run, announced=TRAINING)
         if process.wait_for("@ training_step", times=source.randint(1, 40)):
             time.sleep(source.uniform(0, 0.02))
@@ -137,18 +139,16 @@ def is_damaged(path: Path) -> bool:
     return False
 
 
-def blocks_kept(cache: Path) -> int:
-    """Blocks of features on disk that are as recorded. Raises if a store that counts as whole is not."""
+def reviews_kept(cache: Path) -> int:
+    """Return how many reviews are stored. Raise if a shard is not whole."""
     kept = 0
-    for manifest in (cache / "features").glob("*/manifest.json"):
-        if ".partial-" not in manifest.parent.name:
-            blocks = json.loads(manifest.read_text())["blocks"]
-            assert len(verify_blocks(manifest.with_name("features.bin"), blocks)) == len(blocks)
-            kept += len(blocks)
-    for progress in (cache / "features").glob("*.partial-*/progress.json"):
-        blocks = json.loads(progress.read_text())
-        assert len(verify_blocks(progress.with_name("features.bin"), blocks)) == len(blocks)
-        kept += len(blocks)
+    for description in (cache / "features").glob("*/space.json"):
+        for path in description.parent.glob(f"*{shards.SUFFIX}"):
+            index = shards.read_index(path)
+            states = load_file(path)["states"].view(torch.uint8).numpy()
+            each = np.split(states, index.starts[1:-1])
+            assert [*map(shards.checksum, index.reviews, each)] == index.checksums.tolist()
+            kept += len(index.reviews)
     return kept
 
 
@@ -158,9 +158,9 @@ def test_killed_while_building(start, settings, reference, tmp_path, amount, rec
     killed = kept = 0
     while killed < kills:
         cache, folder = tmp_path / f"cache-{finished}", tmp_path / f"run-{finished}"
-        run = ["train", *settings, f"cache_dir={cache}", f"hydra.run.dir={folder}", "resume=auto"]
-        process = start(*run, attributes=SMALL_BLOCKS, announced=BUILDING)
-        if process.wait_for("@ _compute", times=source.randint(1, 25)):
+        run = ["train", *settings, f"cache_dir={cache}", f"hydra.run.dir={folder}"]
+        process = start(*run, attributes=SMALL_SHARDS, announced=BUILDING)
+        if process.wait_for("@ compute", times=source.randint(1, 25)):
             time.sleep(source.uniform(0, 0.02))
         process.kill()
         if process.wait() == 0:
@@ -169,13 +169,13 @@ def test_killed_while_building(start, settings, reference, tmp_path, amount, rec
             kept = 0
             continue
         killed += 1
-        kept, before = blocks_kept(cache), kept
+        kept, before = reviews_kept(cache), kept
         lost += max(0, before - kept)
-    process = start(*run, attributes=SMALL_BLOCKS)
+    process = start(*run, attributes=SMALL_SHARDS)
     assert process.wait() == 0, process.output
     assert differences(result(folder), reference) == 0
     assert lost == 0
     record(
         "kill -9 while building the store, begun again until done",
-        kills=kills, runs=finished + 1, corrupt_files=0, blocks_lost_beyond_the_last_save=lost, different_bits=0,
+        kills=kills, runs=finished + 1, corrupt_files=0, reviews_lost_beyond_the_last_save=lost, different_bits=0,
     )  # fmt: skip

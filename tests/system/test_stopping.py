@@ -67,6 +67,38 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGUSR2], [signal.SIGTERM, signal.SIGUSR2], [signal.SIGUSR2, signal.SIGTERM]]
+)
+def test_a_clusters_signal_goes_to_its_own_handler_when_the_run_has_unwound(alarms, signals):
+    """submitit's handler requeues the job and ends the process: what is not saved by then is lost."""
+
+    def run() -> None:
+        with stoppable():
+            for number in signals:
+                send(number)
+            check()
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: received.append(number))
+    try:
+        with pytest.raises(Stopped, match="stopped by SIGUSR2") as caught:
+            run()
+        assert received == []
+        caught.value.hand_on()
+        assert received == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert caught.value.exit_status == 140
+    assert alarms == [25] * (signal.SIGTERM in signals[:1])
+
+
+def test_a_signal_that_no_cluster_handles_is_left_alone():
+    with stoppable():
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL
+    Stopped(signal.SIGTERM).hand_on()  # does nothing
+
+
 def test_outside_the_main_thread_nothing_is_handled():
     def run() -> None:
         with stoppable():
@@ -133,14 +165,16 @@ def test_a_process_that_has_ended_is_no_error():
         assert is_requested()
 
 
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_PROCID"])
 @pytest.mark.parametrize(
     ("rank", "has_joined", "status"), [(None, True, 143), ("0", True, 143), ("1", True, 0), ("1", False, 143)]
 )
-def test_a_started_process_that_others_wait_for_ends_with_0(monkeypatch, rank, has_joined, status):
+def test_a_further_process_that_others_wait_for_ends_with_0(monkeypatch, variable, rank, has_joined, status):
     if rank is not None:
-        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv(variable, rank)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: has_joined)
     assert stopped().exit_status == status
+    assert Stopped(signal.SIGUSR2).exit_status == (0 if rank == "1" else 140)  # the main process is yet to requeue
 
 
 BUSY = """

@@ -73,7 +73,7 @@ def parts(path):
     """What of a checkpoint must be equal: weights, averages, moments, the schedule, the random numbers, the metrics."""
     raw = read_raw(path)
     tensors = dict(raw["state_dict"]) | {f"own {name}": t for name, t in raw.get("current_model_state", {}).items()}
-    tensors["random numbers"] = raw["random_state"]["cpu"]
+    tensors["random numbers"] = raw["random_state"][0]["cpu"]
     for number, state in raw["optimizer_states"][0]["state"].items():
         tensors |= {f"{number} {kind}": value for kind, value in state.items()}
     tensors["step"] = torch.tensor(raw["global_step"])

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ OWN_FILES = ("data.train_file", "data.validation_file", "data.test_file")
 MULTIRUN = ("-m", "--multirun")
 NO_GROUP = ("logger=false", "logger=null", "callbacks=false", "callbacks=null")
 NEEDS_OPTION = ("data=null", "experiment=null", "model=null")
+LAUNCHER_SLURM = "hydra/launcher=slurm"
 OVERRIDES = Path(".hydra", "overrides.yaml")
 
 
@@ -82,7 +84,8 @@ def _add_resumed(arguments: list[str]) -> list[str]:
         others = [other for other in arguments if other != argument]
         given = {other.partition("=")[0] for other in others}
         kept = [override for override in earlier if override.partition("=")[0] not in given | {"resume", "overwrite"}]
-        return [*kept, f"hydra.run.dir={_quote(str(folder))}", *others, "resume=auto"]
+        run_dir = [] if "hydra.run.dir" in given else [f"hydra.run.dir={_quote(str(folder))}"]
+        return [*kept, *run_dir, *others, argument]
     return arguments
 
 
@@ -91,12 +94,19 @@ def _add_sweep(arguments: list[str]) -> list[str]:
     overrides = parse_overrides(arguments)
     if not any(option in arguments for option in MULTIRUN):
         return arguments
+    if LAUNCHER_SLURM in arguments and shutil.which("srun") is None:
+        raise InputError(
+            f"{LAUNCHER_SLURM}: there is no SLURM here (no command srun); leave it out to run the jobs one after the "
+            "other, or run them side by side with hydra/launcher=joblib"
+        )
+    if LAUNCHER_SLURM in arguments and not any(each.key_or_group == "trainer.devices" for each in overrides):
+        return _add_sweep([*arguments, "trainer.devices=1"])  # auto is no number of tasks
     varied = [override for override in overrides if override.is_sweep_override()]
-    varied_keys = {override.get_key_element() for override in varied}
-    fixed = {override.get_key_element() for override in overrides} - varied_keys | {"features.max_trainable_layers"}
+    varied_keys = {override.key_or_group for override in varied}  # without the + of a new key, as Hydra excludes them
+    fixed = {override.key_or_group for override in overrides} - varied_keys | {"features.max_trainable_layers"}
     names = sorted(key for key in fixed - varied_keys if not key.startswith("hydra"))
     more = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(_quote, names))}]"]
-    if not varied and not any(argument.startswith("hydra") for argument in arguments):
+    if not varied and not any(argument.startswith(("hydra.sweep", "hydra/sweep")) for argument in arguments):
         more.append("hydra.sweep.subdir=${hydra.job.num}")
     for override in varied:
         if override.key_or_group == "model.trainable_layers" and override.is_discrete_sweep():
@@ -128,4 +138,4 @@ def resume_command(program: list[str], typed: list[str], folder: str, *, in_swee
     # Hydra takes no override after an option that follows one
     place = next((index for index, argument in enumerate(kept) if "=" in argument and argument[0] != "-"), len(kept))
     path = folder if re.fullmatch(PLAIN_PATH, folder) else _quote(folder)
-    return shlex.join([*program, *kept[:place], f"hydra.sweep.dir={path}", "resume=auto", *kept[place:]])
+    return shlex.join([*program, *kept[:place], f"hydra.sweep.dir={path}", *kept[place:]])

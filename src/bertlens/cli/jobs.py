@@ -10,8 +10,9 @@ from typing import TextIO
 from hydra.errors import HydraException
 
 from bertlens.cli.command_line import parse_overrides
-from bertlens.run.folder import Run, is_main_process
+from bertlens.run.folder import Run
 from bertlens.system.escape import one_line_of
+from bertlens.system.stopping import is_main_process
 
 
 class PrefixedLines(io.TextIOBase):

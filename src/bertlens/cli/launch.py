@@ -28,12 +28,13 @@ from bertlens.cli.messages import is_for_the_user, no_such_key, one_line
 from bertlens.config import SCHEMAS, TrainConfig
 from bertlens.errors import InputError
 from bertlens.run.download import download
-from bertlens.run.folder import Run, is_main_process, started_as
+from bertlens.run.folder import Run, started_as
 from bertlens.system import stopping
 from bertlens.system.escape import VisibleLines, visible
 from bertlens.system.files import relative
 from bertlens.system.memory import keep_freed_memory
 from bertlens.system.settings import check, keys
+from bertlens.system.stopping import is_main_process
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -66,6 +67,7 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
                     download(config)
                 return returned_value(config, task(config, run))
         except stopping.Stopped as stop:
+            stop.hand_on()
             if stop.exit_status:  # 0: another process of the run reports it
                 print(f"{stop}; to go on:\n{_going_on(program, given, run)}", file=sys.stderr)
             raise SystemExit(stop.exit_status) from None
@@ -96,8 +98,8 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
         sys.argv[1:] = arguments = for_hydra(given, schema)
         os.environ[FULL_ERROR] = "1"  # documented: Hydra raises its errors instead of printing them over several lines
         with stopping.stoppable():
-            hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
-        finish_sweep()
+            have_ended = run_jobs(hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job))
+        finish_sweep(program, given, have_ended=have_ended)
     except stopping.Stopped as stop:
         if stop.exit_status:
             print(stop, file=sys.stderr)
@@ -138,12 +140,35 @@ def returned_value(config: Any, metrics: Any) -> Any:
     return float((metrics or {}).get(config.optimized_metric, float("nan")))
 
 
-def finish_sweep() -> None:
-    """Print and write the table of the sweep that just ended, if one did; exit with 1 if a job failed."""
-    from bertlens.run.sweep import ended_sweeps, write_table
+def run_jobs(run: Callable[[], Any]) -> bool:
+    """Let Hydra run the job, or all jobs of a sweep. Return false if one was cancelled, or is no longer awaited."""
+    from bertlens.run.sweep import earlier_jobs
 
-    failed = [folder for folder in ended_sweeps if not write_table(folder)]
-    if failed:
+    try:
+        try:
+            run()
+            return True
+        except Exception as error:
+            if type(error).__name__ != "UncompletedJobError":  # submitit's; importing it takes time
+                raise
+            from bertlens.run.slurm import note_cancelled_jobs
+
+            for folder, earlier in earlier_jobs.items():
+                note_cancelled_jobs(folder, earlier=earlier)
+    except KeyboardInterrupt:  # handled, except while this process only waits for SLURM
+        print("\nSLURM goes on with the jobs; scancel ends them", file=sys.stderr)
+    return False
+
+
+def finish_sweep(program: list[str], given: list[str], *, have_ended: bool) -> None:
+    """Print and write the table of the sweep that just ended, if one did; exit with 1 if a job failed."""
+    from bertlens.run.sweep import earlier_jobs, write_table
+
+    failed = [folder for folder in earlier_jobs if not write_table(folder)]
+    if not have_ended:
+        commands = [resume_command(program, given, relative(folder), in_sweep=True) for folder in earlier_jobs]
+        print("to go on with what is not finished:", *commands, sep="\n", file=sys.stderr)
+    if failed or not have_ended:
         raise SystemExit(1)
 
 
@@ -179,6 +204,8 @@ def _quiet(*, verbose: bool) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
         # each epoch has its line and its points
         warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging")
+        # on a machine from which SLURM jobs are submitted
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
         # where a run goes on
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)

@@ -13,6 +13,7 @@ from bertlens.system.settings import keys
 
 USERS_ERRORS = (InputError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options are packages
+EXTRAS = {"joblib": "sweep", "submitit_slurm": "slurm"}  # of this package, by the option that they bring
 INSTEAD = {"num_workers": "; batches are one look-up, which needs no workers: leave it out"}  # of a key
 LIGHTNINGS_ERROR = "MisconfigurationException"  # by name: importing it would take seconds
 
@@ -62,7 +63,8 @@ def _no_such_option(file: str, options: Sequence[str]) -> str:
     """Return that a group has no such option, with the nearest one; of a plugin of Hydra's, how to install it."""
     group, _, option = file.rpartition("/")
     if group in PLUGINS:
-        package = "bertlens[sweep]" if option == "joblib" else f"hydra-{option.partition('_')[0]}-{group[6:]}"
+        extra = EXTRAS.get(option)
+        package = f"bertlens[{extra}]" if extra else f"hydra-{option.partition('_')[0]}-{group[6:]}"
         return f'{group}={option}: not installed; pip install "{package}"'
     names = [f"{group}={each}" for each in options]
     return f"{group}={option}: no such option, only {', '.join(options)}{_nearest(f'{group}={option}', names)}"

@@ -25,6 +25,10 @@ Rows = npt.NDArray[np.int64]
 MAX_BATCHES_PER_BUCKET = 16
 MIN_BUCKETS = 8
 
+# Lengths, and numbers of reviews to classify at a time, with which numbers do not depend on the batch: model/steady.py.
+MULTIPLE = 16
+NUM_ROWS = 32
+
 
 class Batch(NamedTuple):
     """Some reviews, as word-piece ids or as the hidden states that the frozen prefix computed from them."""
@@ -57,12 +61,21 @@ def shuffled_batches(
     return [batches[index] for index in random.permutation(len(batches))]
 
 
-def packed_batches(lengths: npt.NDArray[np.int64], *, num_tokens: int) -> list[Rows]:
-    """Return batches for work without a gradient, longest first: as many rows as fit, rows * longest <= num_tokens."""
+def round_up(length: int) -> int:
+    """Return the next multiple of `MULTIPLE`; but a single hidden state, a review's `[CLS]`, is never padded."""
+    return length if length == 1 else -(-length // MULTIPLE) * MULTIPLE
+
+
+def packed_batches(lengths: npt.NDArray[np.int64], *, num_tokens: int, multiple: int = 1) -> list[Rows]:
+    """Return batches for work without a gradient, longest first: as many rows as fit, rows * longest <= num_tokens.
+
+    The number of rows is a multiple of `multiple`, if so many fit.
+    """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
-        stop = start + max(1, num_tokens // max(1, int(lengths[order[start]])))
+        fitting = max(1, num_tokens // max(1, int(lengths[order[start]])))
+        stop = start + (fitting - fitting % multiple or fitting)
         batches.append(order[start:stop])
         start = stop
     return batches
@@ -132,7 +145,14 @@ class EvalSampler(Sampler[list[int]]):
     def __init__(self, lengths: npt.NDArray[np.int64], *, num_tokens: int, rank: int = 0, num_ranks: int = 1) -> None:
         if len(lengths) < num_ranks:
             raise InputError(f"trainer.devices={num_ranks}: more processes than the {len(lengths)} reviews to evaluate")
-        batches = packed_batches(lengths, num_tokens=num_tokens)
+        # the last layer reads reviews of one rounded length at a time
+        rounded = np.array([round_up(length) for length in lengths.tolist()])
+        groups = [np.flatnonzero(rounded == length) for length in np.unique(rounded)[::-1]]
+        batches = [
+            rows[batch]
+            for rows in groups
+            for batch in packed_batches(lengths[rows], num_tokens=num_tokens, multiple=NUM_ROWS)
+        ]
         if len(batches) < num_ranks:  # every rank needs a batch for its metrics
             batches = np.array_split(np.concatenate(batches), num_ranks)
         self.batches = batches[rank::num_ranks]

@@ -19,8 +19,9 @@ from bertlens.errors import InputError
 class ReviewDataModule(pl.LightningDataModule):
     """Reviews by split: `reviews` (text and label), `pieces` (their ids), and loaders for them.
 
-    Two attributes may be set after `setup`: `stored`, datasets of the splits whose features are in a store, and
-    `compute`, which iterates over the other splits where no gradient is needed (None: as word pieces).
+    Three attributes may be set after `setup`: `stored`, datasets of the splits whose features are in a store;
+    `compute`, which iterates over the other splits where no gradient is needed (None: as word pieces); and `build`,
+    called once in the next `setup` by a Trainer, where all its processes are there.
     With `known_labels`, those of a checkpoint, only the test split is prepared. With `fixed_order` every epoch has the
     training batches of epoch 0, in the same order.
     """
@@ -50,6 +51,8 @@ class ReviewDataModule(pl.LightningDataModule):
         self.pieces = {}
         self.stored: Mapping[str, Dataset[Batch]] = {}
         self.compute: Callable[[TokenRows, list[list[int]]], Iterable[Batch]] | None = None
+        self.build: Callable[[], None] | None = None
+        self.num_features = {"found": 0, "computed": 0}  # reviews, for metrics.json
         self._sampler: TrainSampler | None = None
         self._sampler_state: dict[str, int] | None = None  # read from a checkpoint
 
@@ -58,6 +61,9 @@ class ReviewDataModule(pl.LightningDataModule):
 
         Raises `InputError` for reviews that cannot be used, or whose labels are not those of the checkpoint.
         """
+        if self.trainer is not None and self.build is not None:
+            self.build()
+            self.build = None
         if self.pieces:
             return
         if self.known_labels is not None and self.settings.source == "files" and self.settings.test_file is not None:

@@ -126,8 +126,11 @@ class Explainer:
         every_query = "rollout" in methods
         encodings = self.tokenizer.encode([review.text for review in reviews])
         input_ids, mask = self._pad([encoding.ids for encoding in encodings])
-        hidden, attentions = self.classifier.states_to_read(input_ids, mask, return_probs=every_query)
-        logits, top = self.classifier.read_states(hidden, mask, every_query=every_query)
+        hidden, attentions = self.classifier.states_to_read(input_ids, mask)
+        logits, top = self.classifier.read_states(hidden, mask)
+        if every_query:  # the logits of these passes would depend on the batch
+            below, attentions = self.classifier.states_to_read(input_ids, mask, return_probs=True)
+            _, top = self.classifier.read_states(below, mask, every_query=True)
         probabilities = logits.float().softmax(dim=1).cpu().numpy()
         maps = [layer.float().cpu().numpy() for layer in [*attentions, top]]  # [B, N, 1 or L, L]
         explained = []

@@ -1,17 +1,12 @@
 """Batches of word pieces through the frozen prefix, several at a time, and the same without a store."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from bertlens.data.batching import Batch, TokenRows
 from bertlens.model.classifier import FrozenPrefix
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from bertlens.model.steady import compare_once, in_order, num_workers
 
 
 class ComputedBatches:
@@ -26,41 +21,16 @@ class ComputedBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return in_order(self._compute, self.batches, num_workers=num_workers(self.prefix))
-
-    @torch.no_grad()
-    def _compute(self, rows: list[int]) -> Batch:
-        batch, device = self.tokens[rows], self.prefix.device
-        mask = batch.attention_mask
-        if mask is not None:
-            mask = None if mask.all() else mask.to(device)
-        hidden = self.prefix(batch.inputs.to(device), mask)
-        return batch._replace(inputs=hidden, attention_mask=mask, depth=self.prefix.depth)
+        compare_once(lambda rows: compute(self.prefix, self.tokens[rows]).inputs, self.prefix.device, len(self.tokens))
+        workers = num_workers(self.prefix.device)
+        return in_order(lambda rows: compute(self.prefix, self.tokens[rows]), self.batches, num_workers=workers)
 
 
-def num_workers(prefix: FrozenPrefix) -> int:
-    """Return how many batches to compute at a time: on a CPU one per core, on a GPU one.
-
-    Cores that share a batch would wait for each other within each operation.
-    """
-    return torch.get_num_threads() if prefix.device.type == "cpu" else 1
-
-
-def in_order(compute: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int) -> Iterator[Result]:
-    """Yield `compute` of each item, in their order, computed a few items ahead in threads of one core each."""
-    if num_workers == 1:
-        yield from map(compute, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        for item in items:
-            waiting.append(pool.submit(compute, item))
-            if len(waiting) > num_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # torch would give the last number set, which is 1, to threads that start later
-        torch.set_num_threads(torch.get_num_threads())
+@torch.no_grad()
+def compute(prefix: FrozenPrefix, batch: Batch, *, depth: int | None = None) -> Batch:
+    """Return a batch after the prefix, or after its first `depth` layers."""
+    device, mask = prefix.device, batch.attention_mask
+    if mask is not None:
+        mask = None if mask.all() else mask.to(device)
+    hidden = prefix(batch.inputs.to(device), mask, start=batch.depth, stop=depth)
+    return batch._replace(inputs=hidden, attention_mask=mask, depth=prefix.depth if depth is None else depth)

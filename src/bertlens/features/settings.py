@@ -20,16 +20,10 @@ class FeatureSettings:
         affects="steps",
     )
     max_trainable_layers: int | None = setting(
-        None,
-        "let runs that train up to so many layers share the store; sweeps set it",
-        at_least=0,
-        affects="nothing",
+        None, "let runs that train up to so many layers share the store; sweeps set it", at_least=0, affects="nothing"
     )
     max_gb: float | None = setting(
-        None,
-        "largest size of all stores together, least recently used removed first; null: no limit",
-        above=0,
-        affects="nothing",
+        None, "largest store; what no run used for a day is removed first; null: no limit", above=0, affects="nothing"
     )
     device: str = setting(
         "auto",
@@ -37,4 +31,6 @@ class FeatureSettings:
         choices=("auto", "cpu"),
         affects="nothing",
     )
-    clear: bool = setting(False, "remove all stores and stop", affects="nothing")
+    build_only: bool = setting(False, "compute and store the features of all splits and stop", affects="nothing")
+    list: bool = setting(False, "show what is stored and stop", affects="nothing")
+    clear: bool = setting(False, "remove all that is stored and stop", affects="nothing")

@@ -1,18 +1,18 @@
-"""What the files of a store hold, how they are verified, and how they are opened.
+"""What the store's files hold.
 
-A store is a folder named by its key. In it lie `features.bin`, a hidden state [H] per word piece, unpadded, and
-`manifest.json`, written last, with a digest of every block of that file. The key hashes everything the numbers depend
-on, so no store is mistaken for another. The digests are checked when a store is opened.
+What the frozen layers make of a review depends on its word pieces and on a space: weights, depth, number format, mask,
+device and versions. A space is a folder named by its hash. In it lie shards, `.safetensors` files with the digests of
+`reviews` [R, 16], `starts` [R + 1], `checksums` [R] and `states` [word pieces, H], unpadded. docs/store.md shows how to
+read them.
+
+States are read from files, not from memory maps: where a map's file is cut short or gone, the process is killed.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import takewhile
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,131 +20,71 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-DATA_FILE = "features.bin"
-MANIFEST_FILE = "manifest.json"
-PROGRESS_FILE = "progress.json"  # of an unfinished store: the blocks that are on disk
+from bertlens.data.tokenizer import Digests
+from bertlens.system.files import atomic_write
 
-FORMAT_VERSION = 1
-BLOCK_BYTES = 32 * 2**20  # the unit of digests and of flushing; a killed build loses at most one
-# exceptions that a damaged manifest can cause
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+FORMAT_VERSION = 2
+SUFFIX = ".safetensors"
+# exceptions that a damaged shard, or a file system that fails, can cause
+UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 
-BlockRecord = dict[str, Any]  # "bytes" and "digest" of a block, as a manifest lists them
-
-
-class StoreDamaged(Exception):
-    """The files of a store are not what its manifest says, or not what was asked for."""
+Integers = npt.NDArray[np.int64]
+Space = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class StoreContents:
-    """Everything that the numbers in a store depend on."""
+class ShardIndex(NamedTuple):
+    """The reviews of a shard, where their states begin, one more than there are reviews, and the states' checksums."""
 
-    weights: str  # digest of the prefix's parameters, in the format they are computed with
-    word_pieces: str  # digest of the ids and of where each review begins
-    depth: int  # encoder layers applied
-    hidden_size: int
-    num_rows: int  # hidden states in the file
-    dtype: str
-    attention_mask: bool
-    device: str  # the kind: each rounds differently
-    torch_version: str
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def key(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
-
-    @property
-    def num_bytes(self) -> int:
-        return self.num_rows * self.hidden_size * torch.tensor([], dtype=getattr(torch, self.dtype)).element_size()
+    reviews: npt.NDArray[Any]  # Digests, or their bytes [R, 16]
+    starts: Integers
+    checksums: Integers
 
 
-class Layout:
-    """Where in the file each review's hidden states lie. Reviews come in the order in which they are computed."""
-
-    def __init__(self, lengths: npt.NDArray[np.int64], batches: Sequence[npt.NDArray[np.int64]]) -> None:
-        self.lengths = lengths
-        self.batches = batches
-        order = np.concatenate(batches)
-        ends = np.cumsum(lengths[order])
-        self.starts = np.empty_like(ends)
-        self.starts[order] = ends - lengths[order]
-        self.num_states = int(ends[-1])
+def key_of(space: Space) -> str:
+    """Return the name of a space's folder."""
+    return hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()[:32]
 
 
-class Block(NamedTuple):
-    """Batches that are flushed together, under one digest."""
-
-    batches: list[npt.NDArray[np.int64]]
-    num_bytes: int
-
-
-def split_into_blocks(layout: Layout, *, state_bytes: int) -> Iterator[Block]:
-    """Yield the batches in blocks of about `BLOCK_BYTES`."""
-    batches: list[npt.NDArray[np.int64]] = []
-    size = 0
-    for batch in layout.batches:
-        batches.append(batch)
-        size += int(layout.lengths[batch].sum()) * state_bytes
-        if size >= BLOCK_BYTES:
-            yield Block(batches, size)
-            batches, size = [], 0
-    if batches:
-        yield Block(batches, size)
+def write_shard(folder: Path, reviews: Digests, states: Sequence[Tensor]) -> tuple[Path, ShardIndex]:
+    """Write the hidden states of some reviews, each [word pieces, H]. The same reviews make the same file."""
+    sums = [checksum(review, each.view(torch.uint8).numpy()) for review, each in zip(reviews, states, strict=True)]
+    starts = np.cumsum([0, *map(len, states)], dtype=np.int64)
+    index = ShardIndex(reviews.view(np.uint8).reshape(-1, 16), starts, np.array(sums, dtype=np.int64))
+    tensors = {name: torch.from_numpy(array) for name, array in index._asdict().items()}
+    path = folder / f"{hashlib.blake2b(reviews.tobytes(), digest_size=16).hexdigest()}{SUFFIX}"
+    with atomic_write(path) as file:
+        file.write(save(tensors | {"states": torch.cat(list(states))}, describe(folder.name, index)))
+    return path, index._replace(reviews=reviews)
 
 
-def open_states(folder: Path, contents: StoreContents) -> Tensor:
-    """Verify a store and return its hidden states [word pieces, H], memory-mapped. Raises `StoreDamaged`."""
-    path = folder / DATA_FILE
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        blocks = manifest.pop("blocks")
-        if manifest != asdict(contents):
-            raise StoreDamaged("its manifest describes other contents")
-        stat = path.stat()
-        if stat.st_size != contents.num_bytes or sum(block["bytes"] for block in blocks) != stat.st_size:
-            raise StoreDamaged(f"{stat.st_size} bytes instead of {contents.num_bytes}")
-        identity = (str(path), stat.st_ino, stat.st_mtime_ns, json.dumps(blocks))
-        if identity not in _verified:
-            if len(verify_blocks(path, blocks)) < len(blocks):
-                raise StoreDamaged("the digest of a block is wrong")
-            _verified.add(identity)
-    except UNREADABLE as error:
-        raise StoreDamaged(f"not readable: {error}") from error
-    with suppress(OSError):
-        os.utime(folder / MANIFEST_FILE)  # features.max_gb removes the least recently used store first
-    # torch has no read-only tensors, so the map is copy-on-write; nothing writes to it, so nothing is copied
-    mapped = np.memmap(path, dtype=np.uint8, mode="c")
-    return torch.from_numpy(mapped).view(getattr(torch, contents.dtype)).view(contents.num_rows, contents.hidden_size)
+@cache
+def read_index(path: Path) -> ShardIndex:
+    """Raise one of `UNREADABLE` if a shard is damaged or not of its folder's space. A name stands for one content."""
+    with safe_open(path, "np") as shard:
+        index = ShardIndex(*(shard.get_tensor(name) for name in ShardIndex._fields))
+        if shard.metadata() != describe(path.parent.name, index):
+            raise ValueError("it is damaged, or of other contents")
+    return index._replace(reviews=index.reviews.view("V16").ravel())
 
 
-_verified: set[tuple[str, int, int, str]] = set()  # a process verifies a file again only after it has changed
+def describe(space: str, index: ShardIndex) -> dict[str, str]:
+    """Return a shard's metadata, which tell whether it is of a space, and whole but for its states."""
+    return {"space": space, "index": xxhash.xxh3_128_hexdigest(b"".join(part.tobytes() for part in index))}
 
 
-def verify_blocks(path: Path, blocks: Sequence[Mapping[str, Any]]) -> list[BlockRecord]:
-    """Return the leading blocks whose bytes have the recorded digest."""
-    ends = np.cumsum([block["bytes"] for block in blocks], dtype=np.int64)
-    if not len(ends):
-        return []
-    mapped = np.memmap(path, dtype=np.uint8, mode="r")
-
-    def is_intact(index: int) -> bool:
-        part = mapped[ends[index] - blocks[index]["bytes"] : ends[index]]
-        digest: str = blocks[index]["digest"]
-        return len(part) == blocks[index]["bytes"] and xxhash.xxh3_128_hexdigest(part.data) == digest
-
-    with ThreadPoolExecutor() as pool:
-        intact = list(pool.map(is_intact, range(len(blocks))))
-    return [dict(block) for block, _ in takewhile(lambda pair: pair[1], zip(blocks, intact, strict=True))]
+def checksum(review: np.void, states: npt.NDArray[np.uint8]) -> int:
+    """Return 63 bits of a review's states that no other review's states share."""
+    return xxhash.xxh3_64_intdigest(states.data, seed=int.from_bytes(review.tobytes()[:8])) >> 1
 
 
-def read_finished_blocks(partial: Path) -> list[BlockRecord]:
-    """Return the leading intact blocks of an unfinished store."""
-    for name in (PROGRESS_FILE, MANIFEST_FILE):  # a build killed just before its last move has only the second
-        with suppress(*UNREADABLE):
-            record = json.loads((partial / name).read_text(encoding="utf-8"))
-            return verify_blocks(partial / DATA_FILE, record["blocks"] if isinstance(record, dict) else record)
-    return []
+@lru_cache(maxsize=128)  # open files
+def open_states(path: Path, process: int) -> tuple[FileIO, int]:
+    """Open a shard, once per process, because forks would share a position. Also return where its states begin."""
+    file = FileIO(path)
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(min(size, 10_000)))
+    return file, 8 + size + int(header["states"]["data_offsets"][0])

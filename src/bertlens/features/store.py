@@ -1,275 +1,210 @@
 """The store between the frozen prefix and the trained suffix: each review's hidden states, computed once.
 
-A store is built in a private folder, which is moved into place when it is complete. A lock keeps several processes
-from doing the same work. If the lock fails, each builds its own store and the first to finish wins.
+Reviews are found by their content, so a split, a fold, another order or appended reviews find what is there. What is
+missing is computed, by any number of processes and machines on one file system at once. Each claims the missing
+reviews whose digests begin with some byte, under a lock, as many bytes as fill a shard, and then looks again what is
+missing. Without working locks, some reviews are computed twice, and nothing else happens.
 """
 
 import json
 import logging
+import secrets
 import shutil
 import sys
-import uuid
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
-from itertools import takewhile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import torch
-import xxhash
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from rich.progress import Progress
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from bertlens.data.batching import TokenRows, packed_batches
+from bertlens.data.batching import Batch, TokenRows, packed_batches
 from bertlens.errors import InputError
-from bertlens.features.prefix import in_order, num_workers
+from bertlens.features.prefix import compute
 from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
-from bertlens.features.shards import (
-    DATA_FILE,
-    MANIFEST_FILE,
-    PROGRESS_FILE,
-    Block,
-    BlockRecord,
-    Layout,
-    StoreContents,
-    StoreDamaged,
-    open_states,
-    read_finished_blocks,
-    split_into_blocks,
-)
+from bertlens.features.shards import FORMAT_VERSION, SUFFIX, Integers, write_shard
 from bertlens.model.classifier import FrozenPrefix
+from bertlens.model.steady import MIN_STATES, compare_once, in_order, num_workers
 from bertlens.system import stopping
-from bertlens.system.files import append, atomic_write, sync_folder
+from bertlens.system.files import atomic_write, remove_abandoned, remove_oldest, sync_folder
 from bertlens.system.wording import count_of
 
 log = logging.getLogger(__name__)
 
 GIGABYTE = 10**9
-DISK_RESERVE = GIGABYTE  # what a store leaves free on the disk for other programs
+DISK_RESERVE = GIGABYTE  # what the store leaves free on the disk for other programs
+SHARD_BYTES = 64 * 2**20  # of hidden states; a killed build loses one shard at most
+BATCHES_PER_WORKER = 8  # in a shard, so that no worker waits long for the last one
+WAIT = 0.2  # seconds between looks for what other processes compute
+RECENT = 24 * 3600  # seconds; a shard that was in use since then is not removed
+SPACE_FILE = "space.json"
+MORE_ROOM = "make room (features.clear=true), set cache_dir to another disk"
 
 
-class FeatureStores:
-    """The stores in a folder, for one prefix. They are computed on the prefix's device."""
+class Claim(NamedTuple):
+    """Reviews for one shard, as places in `FeatureRows.reviews`, and the locks to release when it is written."""
+
+    places: Integers
+    locks: ExitStack
+
+
+class FeatureStore:
+    """The stored hidden states in a folder, for one prefix. They are computed on the prefix's device."""
 
     def __init__(self, folder: Path, prefix: FrozenPrefix, *, settings: FeatureSettings, tokens_per_batch: int) -> None:
         self.folder = folder
         self.prefix = prefix
         self.settings = settings
         self.tokens_per_batch = tokens_per_batch
-        self.weights = prefix.digests()
+        self.spaces = prefix.describe()
 
-    @property
-    def build_depth(self) -> int:
-        """The depth of a new store: the prefix's, or less so that runs that train more layers can share it."""
-        wanted = self.prefix.num_layers - (self.settings.max_trainable_layers or 0)
-        return max(0, min(self.prefix.depth, wanted))
+    def find(self, tokens: TokenRows, *, lowest: int | None = None) -> FeatureRows:
+        """Return reviews at the deepest depth at which all are stored, else at `lowest`.
 
-    def describe(self, tokens: TokenRows, *, depth: int) -> StoreContents:
-        """Return what a store of these reviews at this depth holds."""
-        return StoreContents(
-            weights=self.weights[depth],
-            word_pieces=tokens.pieces.digest(repr(tokens.pad_to)),
-            depth=depth,
-            hidden_size=self.prefix.hidden_size,
-            num_rows=self._arrange(tokens, depth=depth).num_states,
-            dtype=str(self.prefix.dtype).removeprefix("torch."),
-            attention_mask=tokens.mask_padding,
-            device=self.prefix.device.type,
-            torch_version=torch.__version__,
-        )
-
-    def _arrange(self, tokens: TokenRows, *, depth: int) -> Layout:
-        lengths = tokens.pieces.lengths
-        if not tokens.mask_padding:  # padding is attended to, so it belongs to the review
-            assert tokens.pad_to is not None
-            lengths = np.full_like(lengths, tokens.pad_to)
-        batches = packed_batches(lengths, num_tokens=self.tokens_per_batch)
-        # of the last layer, only [CLS] is read
-        return Layout(np.ones_like(lengths) if depth == self.prefix.num_layers else lengths, batches)
-
-    def find(self, tokens: TokenRows, *, remove_damaged: bool = False) -> FeatureRows | None:
-        """Open the deepest intact store usable for this prefix; the remaining frozen layers run per batch.
-
-        Set `remove_damaged` only while holding the lock: another process may just have replaced a damaged store.
+        By default that is the prefix's depth, or less so that runs that train more layers can share it.
         """
-        for depth in range(self.prefix.depth, -1, -1):
-            contents = self.describe(tokens, depth=depth)
-            folder = self.folder / contents.key
-            if not folder.is_dir():
-                continue
-            try:
-                states = open_states(folder, contents)
-            except StoreDamaged as error:
-                if remove_damaged:
-                    log.warning("features: %s is damaged (%s) and will be rebuilt", folder, error)
-                    shutil.rmtree(folder, ignore_errors=True)
-                else:
-                    log.info("features: %s is damaged (%s) and not used", folder, error)
-                continue
-            return FeatureRows(self._place(states), self._arrange(tokens, depth=depth), tokens, depth=depth)
-        return None
+        if lowest is None:
+            lowest = max(0, self.prefix.num_layers - (self.settings.max_trainable_layers or 0))
+        for depth in range(self.prefix.depth, min(lowest, self.prefix.depth) - 1, -1):
+            rows = self._rows(tokens, depth)
+            if not len(rows.missing):
+                break
+        return rows
 
-    def _place(self, states: Tensor) -> Tensor:
-        """Copy the states to the GPU if they take less than half of its free memory; else return the map."""
-        device = self.prefix.device
-        if device.type != "cuda" or self.settings.device == "cpu":
-            return states
-        free, _ = torch.cuda.mem_get_info(device)
-        return states.to(device) if states.nbytes < free / 2 else states
+    def _rows(self, tokens: TokenRows, depth: int) -> FeatureRows:
+        more = {"pad_to": None if tokens.mask_padding else tokens.pad_to, "format": FORMAT_VERSION}
+        return FeatureRows(tokens, self.prefix, self.folder, self.spaces[depth] | more)
 
-    def find_or_build(self, tokens: TokenRows, *, name: str) -> FeatureRows:
-        """Open a store usable for this prefix, or build one. Raises `InputError` if it cannot be written."""
-        found = self.find(tokens)
-        if found is not None:
-            return found
-        contents = self.describe(tokens, depth=self.build_depth)
+    def build(self, rows: FeatureRows, *, name: str) -> int:
+        """Compute what is missing, together with other processes; return how many reviews this one computed.
+
+        What a shallower depth has is computed on from there. Raises `InputError` if it cannot be written.
+        """
+        layers, reviews = count_of(rows.depth, "layer"), count_of(len(rows.missing), "review")
+        log.info("features: computing %s for %s of %s", layers, reviews, name)
+        num_computed = 0
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / f"{contents.key}.lock") as lock:
-                # another process may have built it while this one waited
-                found = self.find(tokens, remove_damaged=True)
-                if found is not None:
-                    return found
-                self.make_room(contents.num_bytes)
-                self._build(tokens, contents, name=name, adopt=lock.is_locked)
+            (rows.folder / "claims").mkdir(parents=True, exist_ok=True)
+            sync_folder(self.folder)
+            remove_abandoned(rows.folder)
+            with atomic_write(rows.folder / SPACE_FILE, "w") as file:
+                json.dump(rows.space, file, indent=1)
+            self.make_room(rows.num_bytes(rows.missing))
+            compare_once(lambda some: compute(self.prefix, rows.tokens[some]).inputs, self.prefix.device, len(rows))
+            with ExitStack() as held, Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+                task = progress.add_task("features", total=len(rows.missing))
+                while len(rows.missing):
+                    for claim, states in self._compute_shards(rows, held):
+                        path, index = write_shard(rows.folder, rows.reviews[claim.places], states)
+                        rows.take(path, *index)
+                        claim.locks.close()
+                        num_computed += len(states)
+                        progress.advance(task, len(states))
+                    stopping.check()
+                    rows.refresh()
+                    if len(rows.missing):  # other processes compute them, or did and were killed
+                        time.sleep(WAIT)
         except OSError as error:
-            raise InputError(
-                f"features: {error.filename or self.folder}: {error.strerror or error}: make room "
-                "(features.clear=true), set cache_dir to another disk, or set features.cache=off"
-            ) from error
-        found = self.find(tokens)
-        assert found is not None
-        return found
+            what = f"{error.filename or self.folder}: {error.strerror or error}"
+            raise InputError(f"features: {what}: {MORE_ROOM}, or set features.cache=off") from error
+        return num_computed
+
+    def _compute_shards(self, rows: FeatureRows, held: ExitStack) -> Iterator[tuple[Claim, list[Tensor]]]:
+        """Yield what is missing and no other process claims, a shard at a time."""
+        workers, states = num_workers(self.prefix.device), dict[int, Tensor]()
+        shallower = [self._rows(rows.tokens, depth) for depth in range(1, rows.depth)]
+        sources: list[Dataset[Batch]] = [rows.tokens, *shallower]
+        source_of = np.zeros_like(rows.row_of)
+        for number, stored in enumerate(shallower, start=1):  # the deepest that has a review
+            source_of[stored.shard_of >= 0] = number
+
+        def batches() -> Iterator[tuple[Claim, Integers, Batch]]:
+            for claim in _claim(rows, held):
+                num_tokens = int(rows.length_of[claim.places].sum()) // (BATCHES_PER_WORKER * workers)
+                num_tokens = min(max(num_tokens, MIN_STATES), self.tokens_per_batch)
+                for number, source in enumerate(sources):
+                    places = claim.places[source_of[claim.places] == number]
+                    for batch in packed_batches(rows.length_of[places], num_tokens=num_tokens):
+                        yield claim, places[batch], source[rows.row_of[places[batch]].tolist()]
+
+        def run(item: tuple[Claim, Integers, Batch]) -> tuple[Claim, Integers, Tensor]:
+            return *item[:2], compute(self.prefix, item[2], depth=rows.depth).inputs.cpu()
+
+        for claim, places, computed in in_order(run, batches(), num_workers=workers):
+            stopping.check()
+            for place, hidden in zip(places.tolist(), computed, strict=True):
+                states[place] = hidden[: rows.length_of[place]]
+            if len(states) == len(claim.places):
+                yield claim, [states.pop(place) for place in claim.places.tolist()]
+
+    def place(self, rows: FeatureRows) -> FeatureRows:
+        """Move rows to the GPU's memory, if there is one and they take less than half of what is free there."""
+        if self.prefix.device.type == "cuda" and self.settings.device == "auto":
+            rows.move(self.prefix.device)
+        return rows
 
     def make_room(self, num_bytes: int) -> None:
-        """Remove stores to stay under `features.max_gb`, least recently used first.
+        """Keep to `features.max_gb`. Raises `InputError` if so much exceeds it, or does not fit on the disk."""
+        max_gb, free = self.settings.max_gb or float("inf"), shutil.disk_usage(self.folder).free
+        if num_bytes > max_gb * GIGABYTE or num_bytes + DISK_RESERVE > free:
+            found = f"{self.folder} has {free / GIGABYTE:.1f} GB free and features.max_gb={self.settings.max_gb}"
+            what = f"the store would take {num_bytes / GIGABYTE:.1f} GB, {found}"
+            raise InputError(f"features: {what}: {MORE_ROOM}, or set features.cache=off")
+        max_bytes, shards = max_gb * GIGABYTE - num_bytes, self.folder.glob(f"*/*{SUFFIX}")
+        if remove_oldest(shards, max_bytes=max_bytes, min_age=RECENT) > max_bytes:
+            log.warning("features: over features.max_gb, because the other shards were in use in the last 24 hours")
 
-        Raises `InputError` if a store of this size exceeds it, or does not fit on the disk.
-        """
-        size = num_bytes / GIGABYTE
-        if self.settings.max_gb is not None:
-            if size > self.settings.max_gb:
-                raise InputError(
-                    f"features: the store would take {size:.1f} GB, more than features.max_gb={self.settings.max_gb}: "
-                    "raise it, or set features.cache=off"
-                )
-            self._evict(self.settings.max_gb * GIGABYTE - num_bytes)
-        free = shutil.disk_usage(self.folder).free
-        if num_bytes + DISK_RESERVE > free:
-            raise InputError(
-                f"features: the store would take {size:.1f} GB, and {self.folder} has {free / GIGABYTE:.1f} GB free: "
-                "make room (features.clear=true), set cache_dir to another disk, or set features.cache=off"
-            )
 
-    def _evict(self, max_bytes: float) -> None:
-        """Remove the least recently used stores until the others take at most `max_bytes`."""
-        manifests = sorted(self.folder.glob(f"*/{MANIFEST_FILE}"), key=lambda path: path.stat().st_mtime)
-        sizes = {manifest.parent: folder_size(manifest.parent) for manifest in manifests}
-        total = sum(sizes.values())
-        for store, size in sizes.items():
-            if total <= max_bytes:
+def older_stores(folder: Path) -> str:
+    """Return the names of what version 0.1.0 stored, which is not read."""
+    return ", ".join(sorted(path.parent.name for path in folder.glob("*/features.bin")))
+
+
+def _claim(rows: FeatureRows, held: ExitStack) -> Iterator[Claim]:
+    """Claim about a shard of reviews at a time, by the first byte of their digests, until all are claimed."""
+    begin, is_claimed = secrets.randbelow(256), np.zeros(len(rows.reviews), dtype=bool)
+    first_bytes = rows.reviews.view(np.uint8)[::16]
+    while True:
+        locks, num_bytes, claimed = held.enter_context(ExitStack()), 0, np.zeros_like(is_claimed)
+        missing = (rows.shard_of < 0) & ~is_claimed
+        found = np.unique(first_bytes[missing])
+        for byte in np.roll(found, -np.searchsorted(found, begin)).tolist():
+            chosen = missing & (first_bytes == byte)
+            size = rows.num_bytes(np.flatnonzero(chosen))
+            if num_bytes and num_bytes + size > SHARD_BYTES:
                 break
-            log.info("features: removing %s to stay under features.max_gb", store.name)
-            shutil.rmtree(store, ignore_errors=True)
-            total -= size
-
-    def _build(self, tokens: TokenRows, contents: StoreContents, *, name: str, adopt: bool) -> None:
-        layout = self._arrange(tokens, depth=contents.depth)
-        target = self.folder / contents.key
-        partial = self.folder / f"{contents.key}.partial-{uuid.uuid4().hex}"
-        blocks = list(split_into_blocks(layout, state_bytes=contents.num_bytes // contents.num_rows))
-        finished = self._adopt(partial, contents, blocks) if adopt else []
-        partial.mkdir(exist_ok=True)
-        layers, reviews = count_of(contents.depth, "layer"), count_of(len(tokens), "review")
-        log.info("features: computing %s for %s of %s", layers, reviews, name)
-        try:
-            self._fill(partial, tokens, contents, blocks, finished, name=name)
-            with suppress(FileNotFoundError):  # the killed build that was adopted had removed it
-                (partial / PROGRESS_FILE).unlink()
-            sync_folder(partial)
-            partial.rename(target)
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
-            if not target.is_dir():  # otherwise another process was first, and its store is as good
-                raise
-        sync_folder(self.folder)
-
-    def _fill(
-        self,
-        partial: Path,
-        tokens: TokenRows,
-        contents: StoreContents,
-        blocks: Sequence[Block],
-        finished: list[BlockRecord],
-        *,
-        name: str,
-    ) -> None:
-        """Compute and write the blocks after the finished ones, then the manifest."""
-
-        def compute(rows: npt.NDArray[np.int64]) -> bytes:
-            return self._compute(tokens, rows, depth=contents.depth)
-
-        num_bytes = sum(block["bytes"] for block in finished)
-        with append(partial / DATA_FILE, keep=num_bytes) as (file, sync), _build_progress() as progress:
-            task = progress.add_task(f"features of {name}", total=len(tokens))
-            progress.advance(task, sum(len(batch) for block in blocks[: len(finished)] for batch in block.batches))
-            for block in blocks[len(finished) :]:
-                digest = xxhash.xxh3_128()
-                computed = in_order(compute, block.batches, num_workers=num_workers(self.prefix))
-                for batch, data in zip(block.batches, computed, strict=True):
-                    file.write(data)
-                    digest.update(data)
-                    progress.advance(task, len(batch))
-                    stopping.check()
-                sync()
-                finished.append({"bytes": block.num_bytes, "digest": digest.hexdigest()})
-                with atomic_write(partial / PROGRESS_FILE, "w") as record:
-                    json.dump(finished, record)
-        with atomic_write(partial / MANIFEST_FILE, "w") as manifest:
-            json.dump(asdict(contents) | {"blocks": finished}, manifest, indent=1)
-
-    def _adopt(self, partial: Path, contents: StoreContents, blocks: Sequence[Block]) -> list[BlockRecord]:
-        """Move what a killed build of the same store left to `partial`, and return its intact blocks."""
-        finished: list[BlockRecord] = []
-        for left in self.folder.glob(f"{contents.key}.partial-*"):
-            pairs = zip(read_finished_blocks(left), blocks, strict=False)
-            # a build with other batches has blocks of other sizes
-            usable = [record for record, _ in takewhile(lambda pair: pair[0]["bytes"] == pair[1].num_bytes, pairs)]
-            if len(usable) > len(finished):
-                shutil.rmtree(partial, ignore_errors=True)
-                left.rename(partial)
-                finished = usable
-            else:
-                shutil.rmtree(left, ignore_errors=True)
-        return finished
-
-    @torch.inference_mode()
-    def _compute(self, tokens: TokenRows, rows: npt.NDArray[np.int64], *, depth: int) -> bytes:
-        """Return the hidden states of a batch without its padding, one review after the other, as bytes."""
-        ids, mask = tokens.padded(rows)
-        has_padding = tokens.mask_padding and not mask.all()
-        attention_mask = torch.from_numpy(mask).to(self.prefix.device) if has_padding else None
-        hidden = self.prefix(torch.from_numpy(ids).to(self.prefix.device), attention_mask, stop=depth)
-        if attention_mask is not None and hidden.shape[1] > 1:
-            hidden = hidden[attention_mask]
-        data: bytes = hidden.contiguous().cpu().view(torch.uint8).numpy().tobytes()
-        return data
+            if _lock(rows.folder / "claims" / f"{byte:02x}.lock", locks):
+                claimed |= chosen
+                num_bytes += size
+        if not num_bytes:
+            return
+        is_claimed |= claimed
+        rows.refresh()  # others may have written some before they released the locks
+        places = np.flatnonzero(claimed & (rows.shard_of < 0))
+        *first, last = np.array_split(places, -(-num_bytes // SHARD_BYTES))
+        yield from (Claim(part, ExitStack()) for part in first if len(part))
+        if len(last):
+            yield Claim(last, locks)
+        else:
+            locks.close()
 
 
-def folder_size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _lock(path: Path, locks: ExitStack) -> bool:
+    """Return false if another process holds the lock."""
+    try:
+        locks.enter_context(FileLock(path, blocking=False))
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        _warn_once(f"features: no locks ({error}): other processes may compute the same reviews")
+    return True
 
 
-def clear(folder: Path) -> int:
-    """Remove all stores in a folder and return the bytes freed."""
-    size = folder_size(folder) if folder.is_dir() else 0
-    shutil.rmtree(folder, ignore_errors=True)
-    return size
-
-
-def _build_progress() -> Progress:
-    return Progress(transient=True, disable=not sys.stdout.isatty())
+_warn_once = cache(log.warning)

@@ -10,6 +10,7 @@ Left out: the pooler, the masked-word and next-sentence heads, second segments, 
 Shapes: B reviews, L word pieces, Q chosen query positions, H hidden size, N heads, D head size (H = N * D).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertlens.errors import InputError
+
+# attention_mask [B, L], true at real word pieces; None if all are real; or, of hidden states [1, T, H], the lengths of
+# the reviews that lie in them one after the other
+Mask = Tensor | list[int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +110,14 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor | None, query_positions: Tensor | None, return_probs: bool
+        self, hidden: Tensor, attention_mask: Mask, query_positions: Tensor | None, return_probs: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Map hidden [B, L, H] to context [B, L, H] and the probabilities [B, N, L, L], or None.
 
         With query_positions [Q]: to context [B, Q, H] and the probabilities [B, N, Q, L].
         """
         if query_positions is not None:
+            assert not isinstance(attention_mask, list)
             return self._forward_folded(hidden, attention_mask, query_positions)
         B, L, H = hidden.shape
         query, key, value = (
@@ -119,6 +125,8 @@ class BertSelfAttention(nn.Module):
             for projection in (self.query, self.key, self.value)
         )
         probs = None
+        if isinstance(attention_mask, list):
+            return self._attend_within(query, key, value, attention_mask), None
         if return_probs:
             probs = attention_probs(query, key, attention_mask, scale=self.scale)
             context = self.dropout(probs).to(value.dtype) @ value
@@ -129,6 +137,16 @@ class BertSelfAttention(nn.Module):
             dropout = self.dropout.p if self.training else 0.0
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return context.transpose(1, 2).reshape(B, L, H), probs
+
+    def _attend_within(self, query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
+        """Let each of the reviews that lie in [1, N, T, D] one after the other attend to itself; return [1, T, H]."""
+        runs = [(len(list(run)), length) for length, run in itertools.groupby(lengths)]
+        sizes = [count * length for count, length in runs]
+        contexts = []
+        for shape, *parts in zip(runs, *(torch.split(part, sizes, dim=2) for part in (query, key, value)), strict=True):
+            folded = (part[0].unflatten(1, shape).transpose(0, 1) for part in parts)  # [reviews, N, length, D]
+            contexts.append(F.scaled_dot_product_attention(*folded).transpose(1, 2).flatten(0, 1).flatten(1))
+        return torch.cat(contexts)[None]
 
     def _forward_folded(
         self, hidden: Tensor, attention_mask: Tensor | None, query_positions: Tensor
@@ -178,7 +196,7 @@ class BertAttention(nn.Module):
         self.output = BertSelfOutput(config, input_size=config.hidden_size)
 
     def forward(
-        self, hidden: Tensor, attention_mask: Tensor | None, query_positions: Tensor | None, return_probs: bool
+        self, hidden: Tensor, attention_mask: Mask, query_positions: Tensor | None, return_probs: bool
     ) -> tuple[Tensor, Tensor | None]:
         context, probs = self.self(hidden, attention_mask, query_positions, return_probs)
         residual = hidden if query_positions is None else hidden[:, query_positions]
@@ -208,7 +226,7 @@ class BertLayer(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Mask = None,
         query_positions: Tensor | None = None,
         return_probs: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -223,7 +241,7 @@ class BertLayer(nn.Module):
 def run_layers(
     layers: Sequence[nn.Module] | nn.ModuleList,
     hidden: Tensor,
-    attention_mask: Tensor | None = None,
+    attention_mask: Mask = None,
     *,
     cls_only: bool = False,
     return_probs: bool = False,

@@ -215,7 +215,7 @@ def check_resumable(path: Path, info: CheckpointInfo) -> None:
     if changed:
         raise InputError(
             f"checkpoint={path}: written by a run with other settings: {'; '.join(changed.values())}: "
-            "set them back, or start a new run"
+            "set them back, or start a new run (in the same folder with overwrite=true)"
         )
 
 

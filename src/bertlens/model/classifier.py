@@ -10,7 +10,7 @@ Shapes: B reviews, L word pieces, H hidden size, N heads, C classes. Depth is th
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bertlens.errors import InputError
 from bertlens.model.bert import BertConfig, BertModel, run_layers
+from bertlens.model.steady import run_for_cls, run_whole_layers
 
 
 class PartSize(NamedTuple):
@@ -67,6 +68,21 @@ class FrozenPrefix:
             module.to(device)
         return self
 
+    def describe(self) -> list[dict[str, str | int]]:
+        """Return, for each depth from 0 up, what those hidden states depend on besides the word pieces."""
+        found: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # bfloat16 has kernels for each
+        units = [unit for unit in ("amx_bf16", "avx512_bf16") if found.get(unit)]
+        devices = {"cpu": " ".join(["cpu", torch.backends.cpu.get_cpu_capability(), *units])}
+        if self.device.type == "cuda":
+            devices["cuda"] = torch.cuda.get_device_name(self.device)
+        same: dict[str, str | int] = {
+            "hidden_size": self.hidden_size,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": devices.get(self.device.type, self.device.type),
+            "torch": torch.__version__,
+        }
+        return [same | {"depth": depth, "weights": digest} for depth, digest in enumerate(self.digests())]
+
     def digests(self) -> list[str]:
         """Return, for each depth from 0 up, a digest of the parameters and settings that make those hidden states."""
         running = hashlib.sha256(f"{self._config.num_attention_heads} {self._config.layer_norm_eps}".encode())
@@ -111,10 +127,8 @@ class TrainedSuffix(nn.Module):
             hidden = _run_frozen(self.bert["embeddings"], frozen, inputs, attention_mask, cls_only=cls_only)
         elif "embeddings" in self.bert:
             hidden = self.bert["embeddings"](inputs)
-        hidden = hidden.to(self.head.weight.dtype)
-        hidden, _ = run_layers(layers, hidden, attention_mask, cls_only=True)
-        logits: Tensor = self.head(hidden[:, 0])
-        return logits
+        hidden, _ = _run(layers, hidden.to(self.head.weight.dtype), attention_mask, cls_only=True)
+        return _read(self.head, hidden)
 
 
 def _run_frozen(
@@ -123,8 +137,44 @@ def _run_frozen(
     """Return the last hidden states of ids or hidden states, without gradient, in the parameters' own precision."""
     with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
         hidden = inputs if inputs.is_floating_point() else embeddings(inputs)
-        hidden, _ = run_layers(layers, hidden, attention_mask, cls_only=cls_only)
-    return hidden
+        return _run(layers, hidden, attention_mask, cls_only=cls_only)[0]
+
+
+def _is_steady(layers: Sequence[nn.Module], hidden: Tensor) -> bool:
+    has_dropout = any(layer.training for layer in layers)
+    return hidden.device.type == "cpu" and not (torch.is_grad_enabled() or has_dropout)
+
+
+def _run(
+    layers: Sequence[nn.Module],
+    hidden: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cls_only: bool = False,
+    return_probs: bool = False,
+) -> tuple[Tensor, list[Tensor]]:
+    """Apply layers as `run_layers` does; but without gradient, a review's result does not depend on its batch.
+
+    Probabilities are then only returned if they are asked for, and the result does depend on the batch if they are, or
+    if the mask holds factors.
+    """
+    has_factors = attention_mask is not None and attention_mask.is_floating_point()
+    if return_probs or has_factors or not _is_steady(layers, hidden):
+        return run_layers(layers, hidden, attention_mask, cls_only=cls_only, return_probs=return_probs)
+    whole, last = (layers[:-1], layers[-1:]) if cls_only else (layers, [])
+    if whole:
+        hidden = run_whole_layers(lambda states, lengths: run_layers(whole, states, lengths)[0], hidden, attention_mask)
+    if last:
+        hidden = run_for_cls(lambda *batch: run_layers(last, *batch, cls_only=True)[0], hidden, attention_mask)
+    return hidden, []
+
+
+def _read(head: nn.Module, hidden: Tensor) -> Tensor:
+    """Map hidden states [B, L, H] to the logits [B, C] that the head gives the first of each review."""
+    if _is_steady([], hidden):
+        return run_for_cls(lambda states, _: head(states[:, 0]), hidden[:, :1], None)
+    logits: Tensor = head(hidden[:, 0])
+    return logits
 
 
 class ReviewClassifier(nn.Module):
@@ -201,10 +251,10 @@ class ReviewClassifier(nn.Module):
         Also return the attention probabilities [B, N, L, L] of the layers passed, from the bottom up, if asked for.
         """
         hidden = inputs if inputs.is_floating_point() else self.bert.embeddings(inputs)
-        below, frozen = self.bert.encoder.layer[depth:-1], max(0, (self.frozen_depth or 0) - depth)
+        below, frozen = list(self.bert.encoder.layer)[depth:-1], max(0, (self.frozen_depth or 0) - depth)
         attentions = []
         for part in (below[:frozen], below[frozen:]):
-            hidden, probs = run_layers(part, hidden, attention_mask, return_probs=return_probs)
+            hidden, probs = _run(part, hidden, attention_mask, return_probs=return_probs)
             hidden = hidden.to(self.head.weight.dtype)  # above the frozen part
             attentions += probs
         return hidden, attentions
@@ -220,9 +270,10 @@ class ReviewClassifier(nn.Module):
         """
         top = self.bert.encoder.layer[-1]
         hidden = hidden.to(next(top.parameters()).dtype)
-        cls_only = not every_query
-        hidden, [probs] = run_layers([top], hidden, attention_mask, cls_only=cls_only, return_probs=every_query)
-        return self.head(hidden[:, 0].to(self.head.weight.dtype)), probs
+        states, probs = _run([top], hidden, attention_mask, cls_only=not every_query, return_probs=every_query)
+        if not probs:
+            _, probs = run_layers([top], hidden, attention_mask, cls_only=True)
+        return _read(self.head, states.to(self.head.weight.dtype)), probs[0]
 
     def parts(self) -> Iterator[PartSize]:
         """Yield the model part by part, with the layers numbered from 1, as in the report."""

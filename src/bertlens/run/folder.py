@@ -24,6 +24,7 @@ from bertlens.errors import InputError
 from bertlens.system import stopping
 from bertlens.system.files import atomic_write, relative
 from bertlens.system.settings import keys, values
+from bertlens.system.stopping import is_main_process
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -197,11 +198,6 @@ def started_as(name: str) -> list[str]:
     if any(Path(part).stem == "bertlens" for part in sys.orig_argv[:2]):
         return ["bertlens", name]
     return ["python", relative(Path(sys.argv[0]).absolute().with_name(f"{name}.py"))]
-
-
-def is_main_process() -> bool:
-    """Return whether this is the process that writes, of those that Lightning or a cluster started for one run."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def environment() -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """What a run tells its user in the terminal: what it is about to do, what came out, and what to type next."""
 
+import json
 import logging
 import shlex
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Column, Table
 
 from bertlens.config import TrainConfig
@@ -17,6 +21,8 @@ from bertlens.data.datamodule import ReviewDataModule
 from bertlens.explanations.explainer import Explainer, reviews_to_explain
 from bertlens.explanations.selection import Predictions, select
 from bertlens.explanations.settings import FaithfulnessSettings, SelectionSettings
+from bertlens.features.shards import SUFFIX, UNREADABLE, read_index
+from bertlens.features.store import SPACE_FILE, older_stores
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.report.figures import draw_faithfulness
@@ -92,7 +98,12 @@ def write_run(
     if config.report:
         facts = info.facts(epoch=module.epoch or trainer.current_epoch) | {"run": str(run.folder)}
         write_sample_report(run, info, classifier, data, module, facts=facts)
-    more = {"history": history(trainer), "seed": config.seed, "settings": settings_that_matter(config)}
+    more = {
+        "features": data.num_features,
+        "history": history(trainer),
+        "seed": config.seed,
+        "settings": settings_that_matter(config),
+    }
     written = run.write_metrics(metrics, **more)
     if run.in_sweep:
         shown = [f"{name} {value:.3f}" for name, value in metrics.items() if name.endswith("/accuracy")]
@@ -135,6 +146,23 @@ def write_faithfulness(
     say("", f"them alone (kept), for 1 to 50 % of the words, on {len(reviews):,} reviews")
     print_table(table(findings))
     say("wrote", "faithfulness.csv, faithfulness.png")
+
+
+def print_features(folder: Path) -> None:
+    """Print what the store holds: a line for each combination of things that features depend on."""
+    rows = {}
+    for path in sorted(folder.glob(f"*/{SPACE_FILE}")):
+        with suppress(*UNREADABLE):  # removed meanwhile, or damaged
+            space, found = json.loads(path.read_text(encoding="utf-8")), list(path.parent.glob(f"*{SUFFIX}"))
+            rows[path.parent.name[:8]] = {
+                **{name: one_line_of(str(space[name])) for name in ("depth", "hidden_size", "dtype", "device")},
+                "reviews": f"{sum(len(read_index(shard).reviews) for shard in found):,}",
+                "size": decimal(sum(shard.stat().st_size for shard in found)),
+                "last used": f"{datetime.fromtimestamp(max(shard.stat().st_mtime for shard in found)):%Y-%m-%d}",
+            }
+    print_table(rows)
+    if older := older_stores(folder):
+        print(f"of version 0.1.0, not read: {older}")
 
 
 def print_result(written: Mapping[str, Any], run_folder: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from bertlens.system.wording import count_of
 RANKED_BY = "val/accuracy"
 SHOWN = (RANKED_BY, "test/accuracy", "test/loss")
 
-ended_sweeps: list[Path] = []  # folders of the sweeps that this process ran
+# of the sweeps that this process ran, by folder: the SLURM jobs of earlier tries, as submitit's files
+earlier_jobs: dict[Path, set[Path]] = {}
 
 
 class NoteSweep(Callback):
@@ -31,9 +33,16 @@ class NoteSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        ended_sweeps.append(folder)
+        earlier_jobs[folder] = set()
         for error in folder.rglob(f"*{ERROR_SUFFIX}"):  # of an earlier try
             error.unlink()
+        if config.hydra.launcher._target_.endswith("SlurmLauncher"):
+            from bertlens.run.slurm import SUBMITTED, submitted_jobs, watch_queue
+
+            earlier_jobs[folder] = submitted_jobs(folder)
+            watch_queue()
+            print(f"SLURM runs the jobs; Ctrl-C leaves them to it; logs: {relative(folder / SUBMITTED)}", flush=True)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def write_table(folder: Path) -> bool:

@@ -6,8 +6,10 @@ A file is written under a temporary name beside its place, flushed to the disk, 
 import io
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +18,7 @@ if sys.platform != "win32":
     import fcntl
 
 UNFINISHED = ".unfinished"
+ABANDONED_AFTER = 24 * 3600  # seconds, where a lock cannot tell
 
 
 class DiskFile(io.FileIO):
@@ -59,24 +62,6 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         sync_folder(path.parent)
 
 
-@contextmanager
-def append(path: Path, *, keep: int) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
-    """Open a file to write after its first `keep` bytes; also yield a function that flushes it to the disk.
-
-    For a file whose whole length is recorded beside it. Raises `OSError` with `path`'s name.
-    """
-    with _naming(path):
-        disk = DiskFile(path, "ab")
-    with _naming(path, disk), io.BufferedWriter(disk) as file:
-        disk.truncate(keep)
-
-        def sync() -> None:
-            file.flush()
-            os.fsync(disk.fileno())
-
-        yield file, sync
-
-
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk. Windows has no such call."""
     if sys.platform == "win32":
@@ -108,20 +93,20 @@ def _naming(path: Path, disk: DiskFile | None = None) -> Iterator[None]:
 def _create_temporary(path: Path) -> tuple[DiskFile, Path]:
     """Create a file beside `path` and lock it, so that another writer of `path` does not remove it as abandoned."""
     prefix = f".{path.name[:100]}."
-    _remove_abandoned(path.parent, prefix)
+    remove_abandoned(path.parent, prefix)
     while True:
         temporary = path.with_name(f"{prefix}{secrets.token_hex(4)}{UNFINISHED}")
         disk = DiskFile(temporary, "xb")
         if sys.platform != "win32":
-            with suppress(OSError):  # a file system without locks: _remove_abandoned gets none either
+            with suppress(OSError):  # a file system without locks: remove_abandoned gets none either
                 fcntl.flock(disk, fcntl.LOCK_EX)
         if os.fstat(disk.fileno()).st_nlink:
             return disk, temporary
         disk.close()  # another writer removed it before it was locked
 
 
-def _remove_abandoned(folder: Path, prefix: str) -> None:
-    """Remove the temporary files that no running process has locked."""
+def remove_abandoned(folder: Path, prefix: str = ".") -> None:
+    """Remove the temporary files that no running process has locked; without locks, those that are a day old."""
     if sys.platform == "win32":  # no such locks; and an open file cannot be removed
         return
     for left in folder.iterdir():
@@ -129,10 +114,44 @@ def _remove_abandoned(folder: Path, prefix: str) -> None:
             with suppress(OSError):  # locked by its writer, already removed, or another user's
                 descriptor = os.open(left, os.O_RDWR)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _lock_or_age(descriptor)
                     left.unlink()
                 finally:
                     os.close(descriptor)
+
+
+def remove_oldest(paths: Iterable[Path], *, max_bytes: float, min_age: float) -> int:
+    """Remove files, the oldest first, until the rest take at most so much or is younger. Return the bytes of the rest.
+
+    min_age: in seconds.
+    """
+    stats = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process removed it
+            stats[path] = path.stat()
+    total = sum(stat.st_size for stat in stats.values())
+    for path in sorted(stats, key=lambda path: stats[path].st_mtime):
+        if total <= max_bytes or time.time() - stats[path].st_mtime < min_age:
+            break
+        path.unlink(missing_ok=True)
+        total -= stats[path].st_size
+    return total
+
+
+def remove_folder(folder: Path) -> int:
+    """Remove a folder and return the bytes freed."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
+
+
+def _lock_or_age(descriptor: int) -> None:
+    """Raise `OSError` if a temporary file may still have a writer."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or time.time() - os.fstat(descriptor).st_mtime < ABANDONED_AFTER:
+            raise
 
 
 def relative(path: Path) -> str:

@@ -3,6 +3,9 @@
 A signal only sets a flag and is passed on to the run's other processes; code that takes long calls `check()` between
 its steps. There is no way to stop within a step, but SIGTERM ends the process after `GRACE` seconds at the latest, and
 a second Ctrl-C ends it at once: files are written whole or not at all, so neither damages one.
+
+A cluster's signal is a request as well if it has a handler already, which requeues the job, such as submitit's. That
+handler is called when the run has saved and unwound.
 """
 
 import multiprocessing
@@ -16,6 +19,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+CLUSTER_SIGNALS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 GRACE = 25  # seconds; cluster managers kill about 30 s after SIGTERM
 # seconds; a terminal signals all processes of a run, and each of them signals the others: that is one request
 SAME_REQUEST = 1.0
@@ -40,14 +44,25 @@ class Stopped(BaseException):
 
     @property
     def exit_status(self) -> int:
-        """Return 143 or 130, as shells do, or 0 for a started process that had joined the run's process group.
+        """Return 143 or 130, as shells do, or 0 for a further process that had joined the run's process group.
 
-        Lightning kills the main process when one that it started ends with another status. That is right only while
-        the main process waits for that one to join.
+        Lightning and SLURM kill the main process when another one ends with another status. That is right only while
+        the main process waits for that one to join, and wrong while it has its job requeued.
         """
         distributed = sys.modules.get("torch.distributed")
         has_joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
-        return 0 if is_child() and has_joined else 128 + self.number
+        is_peer = not is_main_process() and (has_joined or self.number in CLUSTER_SIGNALS)
+        return 0 if is_peer else 128 + self.number
+
+    def hand_on(self) -> None:
+        """Outside `stoppable()`: call the handler that a cluster's signal had before. It may end the process."""
+        if self.number in CLUSTER_SIGNALS:
+            signal.raise_signal(self.number)
+
+
+def is_main_process() -> bool:
+    """Return whether this is the process that writes, of those that Lightning or a cluster started for one run."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def is_child() -> bool:
@@ -57,16 +72,19 @@ def is_child() -> bool:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Handle both signals inside, in the main thread: Python has handlers only there.
+    """Handle the signals inside, in the main thread: Python has handlers only there.
 
     After a request, errors of distributed calls count as the stop: another process of the run was faster.
     """
     global _handled, _requested
     is_outermost = not _handled and _in_main_thread()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    of_a_cluster = [number for number in CLUSTER_SIGNALS if callable(signal.getsignal(number))]
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, *of_a_cluster)}
     if is_outermost:
         _handled, _requested = True, None
         handle()
+        for number in of_a_cluster:
+            signal.signal(number, _on_signal)
     try:
         yield
     except (RuntimeError, SystemExit) as error:  # Lightning's own stop is a SystemExit without a code
@@ -116,7 +134,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     """Note the request. Never raise: this may run at any bytecode."""
     global _requested, _requested_at
     now = time.monotonic()
-    if _requested is None:
+    if _requested is None or number in CLUSTER_SIGNALS:  # it may follow a SIGTERM, and requeues
         _requested, _requested_at = number, now
         if number == signal.SIGTERM and hasattr(signal, "alarm"):
             signal.alarm(GRACE)  # its default action ends the process, also where Python cannot run

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, distributed
 
 from bertlens.errors import InputError
 from bertlens.model.checkpoint import read_raw
@@ -51,3 +51,12 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """Return an object of each process of the run, by rank. Each of them must call this."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    gathered: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, own)
+    return gathered

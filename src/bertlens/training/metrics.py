@@ -3,6 +3,8 @@
 Shapes: B reviews of a batch, R reviews of a split, C classes.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, Metric, MetricCollection
@@ -32,16 +34,18 @@ class StageMetrics(MetricCollection):
     """The mean loss and the metrics of one stage, named `<stage>/<metric>`."""
 
     def __init__(self, num_classes: int, *, stage: str) -> None:
+        # of a test each process measures all reviews, which `Predictions` has gathered
+        options: dict[str, Any] = {"validate_args": False, "sync_on_compute": stage != "test"}
         chosen: dict[str, Metric | MetricCollection] = {
             # keep NaN visible; "disable" would also ignore the weights
-            "loss": MeanMetric(nan_strategy=float("nan")),
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),  # over all reviews
-            "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),  # the mean over classes
-            "auroc": PresentClassesAUROC(num_classes, validate_args=False),
+            "loss": MeanMetric(nan_strategy=float("nan"), sync_on_compute=stage != "test"),
+            "accuracy": MulticlassAccuracy(num_classes, average="micro", **options),  # over all reviews
+            "f1": MulticlassF1Score(num_classes, average="macro", **options),  # the mean over classes
+            "auroc": PresentClassesAUROC(num_classes, **options),
         }
         if stage == "test":
             chosen["calibration_error"] = MulticlassCalibrationError(
-                num_classes, n_bins=NUM_CALIBRATION_BINS, validate_args=False
+                num_classes, n_bins=NUM_CALIBRATION_BINS, **options
             )
         # metrics of a compute group share one state, which only one of them has when a checkpoint is written
         super().__init__(chosen, prefix=f"{stage}/", compute_groups=False)
@@ -66,27 +70,25 @@ class StageMetrics(MetricCollection):
 
 
 class Predictions(Metric):
-    """Every review's probabilities, gathered over batches and processes, in the order of the split."""
+    """Every review's logits, gathered over batches and processes, in the order of the split."""
 
     full_state_update = False
     rows: list[Tensor]
     labels: list[Tensor]
-    probabilities: list[Tensor]
+    logits: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for state in ("rows", "labels", "probabilities"):
+        for state in ("rows", "labels", "logits"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
-    def update(self, rows: Tensor, labels: Tensor, probabilities: Tensor) -> None:
+    def update(self, rows: Tensor, labels: Tensor, logits: Tensor) -> None:
         self.rows.append(rows)
         self.labels.append(labels)
-        self.probabilities.append(probabilities)
+        self.logits.append(logits)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rows [R], labels [R] and probabilities [R, C], sorted by row: the review's place in the split."""
-        rows, labels, probabilities = (
-            dim_zero_cat(state).cpu() for state in (self.rows, self.labels, self.probabilities)
-        )
+        """Return rows [R], labels [R] and logits [R, C], sorted by row: the review's place in the split."""
+        rows, labels, logits = (dim_zero_cat(state).cpu() for state in (self.rows, self.labels, self.logits))
         order = rows.argsort()
-        return rows[order], labels[order], probabilities[order]
+        return rows[order], labels[order], logits[order]

@@ -18,7 +18,7 @@ from bertlens.data.batching import Batch
 from bertlens.errors import InputError
 from bertlens.model.checkpoint import FORMAT_KEY, FROZEN_KEY, METRICS_KEY, RANDOM_KEY
 from bertlens.model.classifier import ReviewClassifier
-from bertlens.training.checkpoint_io import random_state, set_random_state
+from bertlens.training.checkpoint_io import gather_objects, random_state, set_random_state
 from bertlens.training.metrics import Predictions, StageMetrics
 from bertlens.training.optim import build_optimizer, build_schedule
 from bertlens.training.settings import OptimizerSettings
@@ -105,7 +105,15 @@ class ReviewModule(pl.LightningModule):
             self._check_losses()
         if is_logged:
             self.log("train/loss_step", loss, prog_bar=True)
-        return {"loss": loss, "accuracy": (probabilities.argmax(dim=1) == batch.labels).float().mean()}
+        accuracy = (probabilities.argmax(dim=1) == batch.labels).float().mean()
+        return {"loss": self._weigh(loss, len(batch.labels)), "accuracy": accuracy}
+
+    def _weigh(self, loss: Tensor, num_reviews: int) -> Tensor:
+        """Scale the loss: the mean over processes is then that over reviews, of which one may have one less."""
+        if self.trainer.world_size == 1:
+            return loss
+        mean = self.trainer.strategy.reduce(torch.tensor(float(num_reviews), device=loss.device), reduce_op="mean")
+        return loss * (num_reviews / mean)
 
     def _check_losses(self) -> None:
         """Raise `TrainingDiverged` for the first loss since the last check that is NaN or infinite."""
@@ -125,8 +133,7 @@ class ReviewModule(pl.LightningModule):
         self._step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        _, probabilities = self._step(batch, "test")
-        self.predictions.update(batch.rows, batch.labels, probabilities)
+        self.predictions.update(batch.rows, batch.labels, self(batch).float())
 
     def on_fit_start(self) -> None:
         # trainer.precision=16-true converts the module, and half-precision sums over an epoch would be wrong
@@ -147,13 +154,16 @@ class ReviewModule(pl.LightningModule):
         self.predictions.reset()
 
     def on_test_epoch_end(self) -> None:
+        """Measure all reviews in the order of the split, so that no digit depends on how many processes shared them."""
+        rows, labels, logits = self.predictions.compute()
+        # rows [R], labels [R], probabilities [R, C]; torchmetrics makes a scalar of one row
+        self.test_result = rows.view(-1), labels.view(-1), logits.softmax(dim=1)
+        self.num_reviews["test"] = len(rows.view(-1))
+        logits, labels = logits.to(self.device), labels.view(-1).to(self.device)
+        self._metrics("test").add(F.cross_entropy(logits, labels), logits.softmax(dim=1), labels)
         self._log_epoch("test")
         if self.last_step is not None:
             self.log("step", float(self.last_step), sync_dist=True)  # where Lightning then puts what else is logged
-        rows, labels, probabilities = self.predictions.compute()
-        # rows [R], labels [R], probabilities [R, C]; torchmetrics makes a scalar of one row
-        self.test_result = rows.view(-1), labels.view(-1), probabilities
-        self.num_reviews["test"] = len(self.test_result[0])
 
     def configure_optimizers(self) -> Any:
         trainer = self.trainer
@@ -169,14 +179,15 @@ class ReviewModule(pl.LightningModule):
             if not torch.isfinite(tensor).all():
                 raise TrainingDiverged(f"{name} is NaN or infinite after {self._where()}")
         checkpoint[FORMAT_KEY] = self.record
-        checkpoint[RANDOM_KEY] = random_state()
-        # a run that is stopped within an epoch goes on with what it had counted of it
-        checkpoint[METRICS_KEY] = self._metrics("train").states()
+        # a run that is stopped within an epoch goes on with what each of its processes had counted of it
+        ranks = gather_objects((random_state(), self._metrics("train").states()))
+        checkpoint[RANDOM_KEY], checkpoint[METRICS_KEY] = map(list, zip(*ranks, strict=True))
         if self.frozen_parameters:
             checkpoint[FROZEN_KEY] = {name: parameter.detach() for name, parameter in self.frozen_parameters.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._resumed = {key: checkpoint[key] for key in (RANDOM_KEY, METRICS_KEY)}
+        rank = self.global_rank % len(checkpoint[RANDOM_KEY])  # trainer.devices=auto may be another number elsewhere
+        self._resumed = {key: checkpoint[key][rank] for key in (RANDOM_KEY, METRICS_KEY)}
 
     def on_train_start(self) -> None:
         # not while loading: what Lightning sets up after that may draw random numbers
