@@ -221,7 +221,8 @@ def test_other_settings_cannot_be_resumed_and_are_listed(tmp_path, info):
     assert str(caught.value) == (
         f"checkpoint={path}: written by a run with other settings: optimizer.lr was 0.001 and is 0.0005; "
         "the training reviews are others: the files have changed; the published files are others; "
-        "labels was ['negative', 'positive'] and is ['neg', 'pos']: set them back, or start a new run"
+        "labels was ['negative', 'positive'] and is ['neg', 'pos']: set them back, or start a new run "
+        "(in the same folder with overwrite=true)"
     )
 
 

@@ -46,7 +46,7 @@ class Processes:
 
     def pids(self, stage: str) -> dict[int, int]:
         """Return the processes that have come to a stage, by rank."""
-        return {int(rank): int(pid) for rank, pid in re.findall(rf"^@ {stage} (\d) (\d+)$", self.output, re.MULTILINE)}
+        return {int(rank): int(pid) for rank, pid in re.findall(rf"@ {stage} (\d) (\d+)$", self.output, re.MULTILINE)}
 
     def wait_for(self, stage: str) -> dict[int, int]:
         """Return the processes when both have come to a stage."""
@@ -101,7 +101,7 @@ def test_ranks_with_different_numbers_of_batches_finish(start, tmp_path):
     run = start(0, "hydra.run.dir=run")
     assert run.process.wait(180) == 0, run.output
     for stage, epochs in (("validate", 2), ("test", 1)):
-        batches = [len(re.findall(rf"^@ {stage} {rank} ", run.output, re.MULTILINE)) for rank in (0, 1)]
+        batches = [len(re.findall(rf"@ {stage} {rank} ", run.output, re.MULTILINE)) for rank in (0, 1)]
         assert batches[0] == batches[1] + epochs, stage
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     correct = written["metrics"]["test/accuracy"] * 80  # a whole number if each of the 80 reviews counts once

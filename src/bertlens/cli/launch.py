@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -93,6 +94,8 @@ def launch(name: str, task: Callable[[Any, Run], Any], *, conf: Path) -> None:
             print(f"bertlens {importlib.metadata.version('bertlens')}")
             return
         if "--help" in given or "-h" in given:
+            if hasattr(signal, "SIGPIPE"):
+                signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends without an error
             show_help(name, [argument for argument in given if argument not in ("--help", "-h")], conf, program)
             return
         sys.argv[1:] = arguments = for_hydra(given, schema)
