@@ -98,17 +98,18 @@ def compare_accuracy(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the test accuracy of each method. Those that `--out` has, of as many reviews, are not measured again."""
     from bertlens.run.folder import write_json
 
-    found: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-    same = found.get("num_train") == arguments.num_reviews
-    accuracy: dict[str, float] = found["accuracy"] if same else {}
+    def known() -> dict[str, float]:
+        found: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+        return found["accuracy"] if found.get("num_train") == arguments.num_reviews else {}
+
     for name in arguments.methods:
-        if name not in accuracy:
+        if name not in known():
             run = run_one(name, [sys.executable, __file__, *sys.argv[1:], "--one", name], dict(os.environ))
-            accuracy[name] = run["accuracy"]
-            print(f"{name}: {accuracy[name]:.4f}", file=sys.stderr)
+            print(f"{name}: {run['accuracy']:.4f}", file=sys.stderr)
             content = describe(arguments) | {"repeats": 1, "learning_rate": LR, "epochs": EPOCHS}
-            write_json(arguments.out, content | {"accuracy": accuracy})
-    return accuracy
+            # another process may have measured other methods since
+            write_json(arguments.out, content | {"accuracy": known() | {name: run["accuracy"]}})
+    return known()
 
 
 def compare_checkouts(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -239,13 +240,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.reviews, arguments.num_reviews, model=arguments.model, device=torch.device(arguments.device)
     )
     if arguments.one == OURS:
-        options: dict[str, Any] = {"lr": LR, "epochs": EPOCHS, "long_epochs": LONG_EPOCHS, "sweep": SWEEP}
-        return setting.ours(job, **options, started=STARTED, only_accuracy=arguments.accuracy)
+        return setting.ours(
+            job,
+            lr=LR,
+            epochs=EPOCHS,
+            long_epochs=LONG_EPOCHS,
+            sweep=SWEEP,
+            started=STARTED,
+            only_accuracy=arguments.accuracy,
+        )
     import peers
 
     train, test = job.rows("train"), job.rows("test")
     startup = time.perf_counter() - STARTED
-    options = {"lr": LR, "epochs": EPOCHS, "device": job.device}
+    options: dict[str, Any] = {"lr": LR, "epochs": EPOCHS, "device": job.device}
     if arguments.one == "notebook":
         train, test = (as_in_the_notebook(rows) for rows in (train, test))
         classifier = job.classifier(frozen_dropout=True, frozen_dtype=torch.float32)

@@ -372,11 +372,11 @@ def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
             clock, used = report["seconds"], report["processor seconds"]
             yield f"{model}: report of 64 reviews, 30 s", clock <= 30, f"{clock:.0f} s, {used:.0f} s of processor time"
         if "sanity" in found[model]:
-            head, layer = found[model]["sanity"]["rank correlation, new head, new last layer"]["aumann_shapley"]
             limit = found[model]["sanity"]["passes below"]
-            met = max(head[0], layer[0]) < limit
-            shown_values = f"{head[0]:.2f}, {layer[0]:.2f}"
-            yield f"{model}: rank correlation with those of a random head, last layer: below {limit}", met, shown_values
+            rows = found[model]["sanity"]["rank correlation, new head, new last layer"]
+            [head, *_], [layer, *_] = rows["aumann_shapley"]
+            goal = f"{model}: rank correlation with those of a random head, last layer: below {limit}"
+            yield goal, max(head, layer) < limit, f"{head:.2f}, {layer:.2f}"
     for kind, planted in found.get("planted", {}).items():
         yield from judge_planted(kind, planted)
     for name in ("spans", "spans, dealt again"):
@@ -388,23 +388,17 @@ def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
 
 def judge_planted(kind: str, planted: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
     """Yield the goals for words that were planted; of two words there is no goal but to be valid."""
-    lost, none = (planted["accuracy"][f"clean model, {split}"] for split in ("originals", "planted test"))
-    lost, whole = (
-        lost - planted["accuracy"]["planted model, originals"],
-        planted["accuracy"]["planted model, planted test"],
-    )
+    accuracy = planted["accuracy"]
+    lost = accuracy["clean model, originals"] - accuracy["planted model, originals"]
+    whole, none = (accuracy[f"{model} model, planted test"] for model in ("planted", "clean"))
     valid = lost <= 0.01 and whole >= 0.99 and abs(none - 0.5) <= 0.03
     yield (
         f"planted {kind}, valid: originals lose 1 point at most, planted test ≥ 99 %, without planting 50 ± 3 %",
         valid,
         f"{100 * lost:.1f} points, {whole:.1%}, {none:.1%}",
     )
-    scores = {
-        method: [value for name, value in score.items() if name != "reviews"]
-        for method, score in planted["methods"].items()
-    }
-    ours, others = scores.pop("aumann_shapley"), scores
-    beside = "; ".join(f"`{method}` {precision:.2f}, {rank:.1f}" for method, (precision, rank) in others.items())
+    (_, ours), *others = ((method, list(score.values())[1:]) for method, score in planted["methods"].items())
+    beside = "; ".join(f"`{method}` {precision:.2f}, {rank:.1f}" for method, (precision, rank) in others)
     goal = "first .95, mean rank 1.2" if kind == "one word" else "share of the two found first, mean rank (best 1.5)"
     met = kind != "one word" or (ours[0] >= 0.95 and ours[1] <= 1.2)
     yield f"planted {kind}: {goal}", met, f"{ours[0]:.2f}, {ours[1]:.2f} ({beside})"

@@ -314,7 +314,7 @@ def measure_planted(
     def plant(text: str, planted: Sequence[str]) -> str:
         parts = text.split(" ")
         places = generator.integers(0, min(len(parts), 120) + 1, size=len(planted))  # 120 words lie within the window
-        for place, word in zip(-np.sort(-places), reversed(planted), strict=True):  # from the last one
+        for place, word in zip(np.sort(places)[::-1], reversed(planted), strict=True):
             parts.insert(place, word)
         return " ".join(parts)
 

@@ -1,4 +1,4 @@
-"""The pictures of the report (summary, reading, classic, dark, phone) and of TensorBoard (curves, scalars, hparams).
+"""The pictures of the report (summary, reading, classic, dark, phone, …) and of TensorBoard (curves, scalars, hparams).
 
 python docs/make_screenshots.py                        # of a made-up report
 python docs/make_screenshots.py --report report.html   # of a real one
@@ -136,6 +136,8 @@ def show_report(browser: Browser, report: Path, review: int | None, output: Path
         "classic": open_page(browser, report, f"review={review}&view=classic"),
         "dark": open_page(browser, report, f"review={review}&view=reading", scheme="dark"),
         "phone": open_page(browser, report, f"review={review}&view=reading", width=390, height=844),
+        "summary_dark": open_page(browser, report, "view=summary", scheme="dark"),
+        "summary_phone": open_page(browser, report, "view=summary", width=390, height=844),
     }
     for name, page in shots.items():
         save(page, output / f"{name}.png")

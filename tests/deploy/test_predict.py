@@ -116,7 +116,7 @@ def test_what_is_no_text_is_named(loaded, method, texts, named):
 
 
 def test_a_list_is_explained_by_the_methods_asked_for(loaded):
-    found = loaded.explain(TEXTS, methods=["occlusion"], contrast="negative")
+    found = loaded.explain(TEXTS, methods="occlusion", contrast="negative")
     assert [[row.method.name for row in each.rows] for each in found] == [["Occlusion"]] * 4
     for each in found:
         assert each.contrast != each.predicted

@@ -205,6 +205,13 @@ def test_holm():
     assert holm([]) == []
 
 
+def test_the_table_leaves_out_a_group_without_an_interval():
+    scores = {"a": {0: one(0.5), 1: one(0.6)}, "random": {0: one(0.1), 1: one(0.1)}}
+    rows = table(summarize(scores, {"all": {0, 1}, "right": {0, 1}, "wrong": set()}, {}))
+    assert list(rows) == ["a", "  right", "random"]
+    assert not any("nan" in cell for row in rows.values() for cell in row.values())
+
+
 def test_the_table_and_the_file_hold_foreign_labels_inert(tmp_path):
     scores = {"a": {0: one(0.5), 1: one(0.6)}, "random": {0: one(0.1), 1: one(0.1)}}
     found = summarize(scores, {"all": {0, 1}, "predicted [red]=1+1\x1b[31m": {0, 1}}, {})

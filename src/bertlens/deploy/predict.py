@@ -64,15 +64,16 @@ class LoadedClassifier:
         return Prediction(label=label, confidence=named[label], probabilities=named)
 
     def explain(
-        self, texts: str | list[str], *, methods: Sequence[str] = DEFAULT_METHODS, contrast: str | None = None
+        self, texts: str | list[str], *, methods: str | Sequence[str] = DEFAULT_METHODS, contrast: str | None = None
     ) -> Any:
         """Return a text's `Explanation`, or a list of them for a list of texts.
 
-        methods: names from `METHODS`; the first one leads. contrast: the label that the prediction is set against, or
-        the runner-up. Raises `InputError` for an unknown method or label.
+        methods: a name from `METHODS`, or several; the first one leads. contrast: the label that the prediction is set
+        against, or the runner-up. Raises `InputError` for an unknown method or label.
         """
         given, info = self._listed(texts), self.checkpoint.info
-        explainer = Explainer(self.classifier, self.tokenizer, info, methods=methods, contrast=contrast)
+        names = [methods] if isinstance(methods, str) else methods
+        explainer = Explainer(self.classifier, self.tokenizer, info, methods=names, contrast=contrast)
         reviews = [ReviewToExplain(index=index, text=text) for index, text in enumerate(given)]
         reviews.sort(key=lambda review: len(review.text))  # those of similar length run together
         read, facts = sorted(explainer.explain(reviews), key=lambda review: review.index), self.checkpoint.facts()

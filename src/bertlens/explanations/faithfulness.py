@@ -281,9 +281,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def table(findings: Sequence[Finding]) -> dict[str, dict[str, str]]:
-    """Return cells by row and column for a terminal: the first method, also by groups of reviews; then the others."""
+    """Return cells by row and column for a terminal: the first method, also by groups of reviews; then the others.
+
+    A group of fewer than two reviews has no interval and is left out.
+    """
     rows: dict[str, dict[str, str]] = {}
-    for found in sorted(findings, key=lambda found: found.method != findings[0].method):
+    measured = (found for found in findings if not math.isnan(found.value))
+    for found in sorted(measured, key=lambda found: found.method != findings[0].method):
         if found.measure in COLUMNS and (found.group == "all" or found.method == findings[0].method):
             name = (
                 found.method
