@@ -260,6 +260,8 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.trainer.overfit_batches:  # Lightning's own way needs samplers that it can replace
         options |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), config.trainer.overfit_batches)
         options["overfit_batches"] = 0.0
+    if not config.data.has_validation_reviews:
+        options["limit_val_batches"] = 0
     if config.trainer.barebones:  # Lightning then refuses all that takes time besides the steps
         loggers = []
         unset = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
@@ -268,10 +270,9 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if not loggers:  # it has nowhere to write to, and Lightning refuses it
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if keeps_checkpoints(config.trainer):
-        callbacks += [
-            BestCheckpoint(run.checkpoints, resumed=resumed),
-            LastCheckpoint(run.checkpoints, every_n_steps=config.checkpoint.every_n_steps),
-        ]
+        if config.data.has_validation_reviews:
+            callbacks.append(BestCheckpoint(run.checkpoints, resumed=resumed))
+        callbacks.append(LastCheckpoint(run.checkpoints, every_n_steps=config.checkpoint.every_n_steps))
     else:
         options["enable_checkpointing"] = False
     callbacks.append(EpochLines(every=config.print_every))

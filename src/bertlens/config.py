@@ -3,7 +3,7 @@
 A key's name, type, default, meaning and range stand in its room's settings.py; conf/ holds groups and presets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,13 @@ class TrainConfig(EveryConfig):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
         if not data.has_test_reviews and (self.test or self.report):
             yield "data.test_fraction=0: name data.test_file, or measure no test reviews (test=false report=false)"
+        if not data.has_validation_reviews:
+            wanting = ["checkpoint.keep=best"] if self.checkpoint.keep == "best" else []
+            for name, node in self.callbacks.items():
+                if isinstance(node, Mapping) and str(node.get("monitor")).startswith("val/"):
+                    wanting.append(f"callbacks.{name}")
+            if wanting:
+                yield f"data.validation_fraction=0: {', '.join(wanting)}: needs validation reviews; leave one out"
         if self.resume not in (None, "auto") and self.overwrite:
             yield f"resume={self.resume} and overwrite=true exclude each other: go on with a run, or replace it"
 

@@ -6,7 +6,7 @@ published files and every setting that decides a prediction. All are plain types
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,9 @@ def find_checkpoint(given: str | Path) -> Path:
 
 
 def _kept(run: Path) -> str:
-    """Return which checkpoint a run has tested: best, unless its metrics.json says last."""
-    return "last" if _read_metrics(run, "settings").get("checkpoint.keep") == "last" else "best"
+    """Return which checkpoint a run has tested: best, unless there is none or its metrics.json says last."""
+    is_last = _read_metrics(run, "settings").get("checkpoint.keep") == "last"
+    return "last" if is_last or not (run / "checkpoints" / "best.ckpt").is_file() else "best"
 
 
 def _read_metrics(run: Path, section: str) -> dict[str, Any]:
@@ -230,8 +231,9 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:
     """Build the classifier of these settings. Its encoder's weights are still random."""
+    dropout = info.model.attention_dropout
     return ReviewClassifier(
-        info.config,
+        info.config if dropout is None else replace(info.config, attention_probs_dropout_prob=dropout),
         num_classes=len(info.label_names),
         trainable_layers=info.model.trainable_layers,
         frozen_dropout=info.model.frozen_dropout,
