@@ -82,6 +82,7 @@ class TrainConfig(EveryConfig):
             yield f"resume={self.resume} and overwrite=true exclude each other: go on with a run, or replace it"
 
 
+CALIBRATE = "divide the logits by the checkpoint's temperature, found on its run's validation reviews"
 REVIEWS_TO_MEASURE = ("path", "test_file", "text_column", "label_column", "header", "tokens_per_batch")
 
 
@@ -119,6 +120,10 @@ class EvaluateConfig(EveryConfig):
     data: OtherReviews = section(OtherReviews)
     trainer: TrainerSettings = section(TrainerSettings)
     report: bool = setting(False, "write report.html: 64 test reviews and what their predictions rest on")
+    calibrate: bool = setting(False, CALIBRATE)
+    against: str | None = setting(
+        None, "compare with this: a checkpoint, a run's folder, latest, or a predictions.parquet of the same reviews"
+    )
     faithfulness: FaithfulnessSettings = section(FaithfulnessSettings)
 
     def conflicts(self, prefix: str = "") -> Iterator[str]:
@@ -129,6 +134,7 @@ class EvaluateConfig(EveryConfig):
 @dataclass(kw_only=True)
 class VisualizeConfig(SelectionSettings, EveryConfig):
     checkpoint: str = setting("???", "what to explain: a checkpoint, a run's folder, or latest")
+    calibrate: bool = setting(False, CALIBRATE)
     explain: ExplainSettings = section(ExplainSettings)
     report: ReportSettings = section(ReportSettings)
     data: OtherReviews = section(OtherReviews)

@@ -3,6 +3,7 @@
 torch, pyarrow and matplotlib are imported where they are used: every entry point imports this before it knows its task.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -261,3 +262,24 @@ def write_predictions(
         columns[f"probability of {name}"] = probabilities[:, index].double().numpy()
     with atomic_write(path) as file:
         pq.write_table(pa.table(columns), file)
+
+
+def read_predictions(path: Path, texts: Sequence[str], label_names: Sequence[str]) -> "Tensor":
+    """Return the probabilities [R, C] in a `predictions.parquet`. Raise `InputError` if it is not of these reviews."""
+    import pyarrow.parquet as pq
+    import torch
+
+    names = [f"probability of {name}" for name in label_names]
+    try:
+        table = pq.read_table(path, columns=["text", *names])
+        probabilities = torch.tensor([table[name].to_pylist() for name in names]).T
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        cause = " ".join(str(error).split())
+        raise InputError(f"against={path}: no predictions.parquet of {', '.join(label_names)} ({cause})") from error
+    if _digest(table["text"].to_pylist()) != _digest(texts):
+        raise InputError(f"against={path}: predictions of other reviews; evaluate both on the same ones")
+    return probabilities
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()

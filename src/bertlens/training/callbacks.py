@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from bertlens.errors import InputError
-from bertlens.model.checkpoint import epoch_of, read_raw
+from bertlens.model.checkpoint import TEMPERATURE_KEY, epoch_of, read_raw
 from bertlens.system import stopping
 from bertlens.system.files import atomic_write
 from bertlens.system.wording import duration
@@ -99,6 +99,7 @@ def load_weights(module: ReviewModule, path: Path) -> None:
     checkpoint = read_raw(path)
     module.load_state_dict(checkpoint["state_dict"])
     module.last_step, module.epoch = checkpoint["global_step"] - 1, epoch_of(checkpoint)
+    module.temperature = checkpoint.get(TEMPERATURE_KEY)
 
 
 def _find(trainer: pl.Trainer, kind: type[Found]) -> Found | None:
