@@ -117,6 +117,8 @@ def write_run(
         say("finished", ", ".join([*shown, duration(sum(written["seconds"].values()))]))
         return
     say("kept", describe_kept(trainer, config.checkpoint.keep))
+    if not any(typed.startswith("experiment=") for typed in run.overrides):
+        say("better", "with experiment=balanced: more layers, the end of long reviews too")
     print_result(written, run.folder)
     print_next(run, has_test_reviews=info.data.has_test_reviews)
 
@@ -215,7 +217,10 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
     for name, value in written["metrics"].items():
         stage, _, metric = name.replace("val/", "validation/").replace("_", " ").rpartition("/")
         metrics.setdefault(stage, {})[metric] = f"{value:.4f}"
-    ranges = {name: f"{low:.3f}-{high:.3f}" for name, (low, high) in written.get("intervals", {}).items()}
+    ranges = {
+        name: "-".join(f"{bound:.3f}".removeprefix("0") for bound in interval)  # short: 80 columns are few
+        for name, interval in written.get("intervals", {}).items()
+    }
     after = {stage: metrics.pop(stage) for stage in ("calibrated", "uncalibrated") if stage in metrics}
     print_table(metrics | ({"95 %": ranges} if ranges else {}) | after)
     times = {stage: duration(seconds) for stage, seconds in written["seconds"].items()}
@@ -230,9 +235,7 @@ def print_next(run: Run, *, has_test_reviews: bool) -> None:
     evaluate, visualize = ([*started_as(name), f"checkpoint={folder}", *given] for name in ("evaluate", "visualize"))
     commands = [evaluate, visualize] if has_test_reviews else [[*visualize, "text=a text of your own"]]
     commands = commands if run.last_checkpoint.is_file() else []
-    if not any(typed.startswith("experiment=") for typed in run.overrides):  # the notebook's recipe
-        commands.append([*started_as("train"), *run.overrides, "experiment=balanced"])
     if any(run.folder.glob("events.*")):
         commands.append(["tensorboard", "--logdir", folder])
-    for number, command in enumerate(commands):
-        say("" if number else "next", shlex.join(command))
+    for label, command in zip(("next", "", ""), commands, strict=False):
+        say(label, shlex.join(command))

@@ -21,7 +21,7 @@ EVENT_FILES = "events.out.tfevents.*"
 # CUSTOM SCALARS; the plugin reads a tag as the beginning of a pattern, and there is a train/loss_step
 LAYOUT = {"training": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}}
 BOUNDS = ("low", "high")  # of an interval
-LAYOUT["test, 95 % interval"] = {
+LAYOUT["test, with 95 % interval"] = {
     name: ["Margin", [f"test/{name}", *(f"test_interval/{name}_{bound}" for bound in BOUNDS)]]
     for name in ("accuracy", "f1", "auroc")
 }
