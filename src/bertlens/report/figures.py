@@ -126,9 +126,10 @@ def draw_sweep(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], measured:
     places = [_number_or_text(value)[0] for value in typed[0]]
     if not np.isfinite(places).all():
         places = list(range(len(found)))
-        axes.set_xticks(places, names[0])
     elif keys[0].endswith("lr") or (places[0] > 0 and places[-1] >= 8 * places[0]):
         axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(places, names[0])
     axes.plot(places, [np.mean(each) for each in found], marker="o")
     axes.fill_between(places, [min(each) for each in found], [max(each) for each in found], alpha=0.25)
     return figure
