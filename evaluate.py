@@ -1,6 +1,7 @@
 """Measure a checkpoint on test reviews: `python evaluate.py checkpoint=PATH`; see `python evaluate.py --help`."""
 
 from pathlib import Path
+from typing import Any
 
 from bertlens.cli.launch import launch
 from bertlens.config import EvaluateConfig
@@ -15,21 +16,23 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     from bertlens.report.figures import figures
     from bertlens.run import summary
     from bertlens.system.files import relative
+    from bertlens.training.uncertainty import intervals
 
     path = find_checkpoint(config.checkpoint)
     with run.stage("model"):
         checkpoint = read_checkpoint(path)
-        classifier, tokenizer = restore(checkpoint)
+        classifier, tokenizer = restore(checkpoint, calibrate=config.calibrate)
     info = checkpoint.info
     explainer = Explainer(classifier, tokenizer, info, methods=config.faithfulness.methods)
     with run.stage("data"):
         data = build.evaluation_data(config, info, tokenizer)
         data.setup("test")
+        other = None if config.against is None else build.build_other(config, data)
     run.begin(config)
     summary.say("model", relative(path))
     summary.say("reviews", f"{len(data.reviews['test']):,} test")
     with run.stage("test") as stage:
-        module = build.measure(config, classifier, info, data)
+        module = build.measure(config, classifier, checkpoint, data)
         stage.num_reviews = module.num_reviews["test"]
     metrics = {name: float(value) for name, value in module.measured.items()}
     if module.trainer.is_global_zero:
@@ -38,12 +41,18 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         run.write_figures(drawn)
         texts = data.reviews["test"].select(rows.tolist())["text"]
         write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
+        more: dict[str, Any] = {"intervals": intervals(labels, probabilities), "features": data.num_features}
+        if other is not None:
+            assert config.against is not None
+            split = data.reviews["test"]
+            more["against"] = summary.write_comparison(run, config.against, explainer, other, split, module.test_result)
         if config.faithfulness.reviews is not None:
             summary.write_faithfulness(run, config.faithfulness, explainer, data.reviews["test"], module.test_result)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
-        summary.print_result(run.write_metrics(metrics, checkpoint=str(path), features=data.num_features), run.folder)
-        summary.say("wrote", "metrics.json, predictions.parquet")
+        summary.print_result(run.write_metrics(metrics, checkpoint=str(path), **more), run.folder)
+        wrote = ["metrics.json", "predictions.parquet", *(["disagreements.html"] if other else [])]
+        summary.say("wrote", ", ".join(wrote))
         summary.say("", ", ".join(f"{name}.png" for name in drawn))
     return metrics
 

@@ -52,7 +52,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         with run.stage("test") as stage:
             trainer.test(module, data, verbose=False)
             stage.num_reviews = module.num_reviews["test"]
-        metrics |= {name: value for name, value in module.measured.items() if name.startswith("test/")}
+        metrics |= {name: value for name, value in module.measured.items() if not name.startswith(("train/", "val/"))}
     if trainer.is_global_zero:
         build.move(classifier, trainer.strategy.root_device)  # after a test Lightning leaves the suffix on the CPU
         summary.write_run(run, config, info, classifier, data, module, metrics)

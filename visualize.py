@@ -17,7 +17,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
 
     path = find_checkpoint(config.checkpoint)
     checkpoint = read_checkpoint(path)
-    classifier, tokenizer = restore(checkpoint)
+    classifier, tokenizer = restore(checkpoint, calibrate=config.calibrate)
     explainer = Explainer(classifier, tokenizer, checkpoint.info, **vars(config.explain))
     texts = own_texts(config, tokenizer)
     if texts is not None:
@@ -27,7 +27,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
         data.setup("test")
         split = data.reviews["test"]
-        selection = select(config, split["label"], build.predict_split(config, classifier, checkpoint.info, data))
+        selection = select(config, split["label"], build.predict_split(config, classifier, checkpoint, data))
         reviews = reviews_to_explain(split, selection.indices)
     run.begin(config)
     return write_report(

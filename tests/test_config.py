@@ -111,6 +111,11 @@ def test_what_decides_the_steps_is_said_at_each_key():
         (["data.text_column=' '"], "data.text_column= : empty"),
         (["data.truncation=middle"], "data.truncation=middle: choose one of head, tail, head_tail"),
         (["trainer.devices=99"], "trainer.devices=99"),
+        (
+            ["data.validation_fraction=0", "checkpoint.keep=best"],
+            "checkpoint.keep=best: needs validation reviews",
+        ),
+        (["data.validation_fraction=0", "callbacks=early_stopping"], "callbacks.early_stopping: needs validation"),
         (["trainer.overfit_batches=2", "trainer.fast_dev_run=true"], "trainer.overfit_batches"),
     ],
     ids=str,

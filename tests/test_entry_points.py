@@ -120,6 +120,55 @@ def test_the_real_reviews_and_weights(imdb_folder, minilm_folder, tmp_path, run_
     assert again["test/accuracy"] == reported["test/accuracy"].item()
 
 
+def test_without_validation_reviews_the_last_epoch_is_kept(tiny_run, tmp_path, run_task):
+    run = tmp_path / "run"
+    run_task("train", run, *tiny_run, "experiment=fast", "data.validation_fraction=0", "data.max_length=48")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    accuracy = written(run)["metrics"]["test/accuracy"]
+    assert not any(name.startswith(("val/", "calibrated/")) for name in written(run)["metrics"])
+    options = [f"checkpoint={run}", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu"]
+    assert run_task("evaluate", tmp_path / "again", *options)["test/accuracy"] == accuracy  # of the averaged weights
+    with pytest.raises(InputError, match=r"calibrate=true: the run of .* had no validation reviews"):
+        run_task("evaluate", tmp_path / "calibrated", *options, "calibrate=true")
+
+
+def test_two_classifiers_are_compared_on_the_same_reviews(tiny_run, tmp_path, run_task):
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    for name, rate in (("one", "1e-2"), ("other", "1e-4")):
+        run_task("train", tmp_path / name, *tiny_run, f"optimizer.lr={rate}", "logger=none")
+    options = [f"checkpoint={tmp_path / 'one'}", cache, "trainer.accelerator=cpu"]
+    run_task("evaluate", tmp_path / "a", *options, f"against={tmp_path / 'other'}")
+    one, other = (written(tmp_path / name)["metrics"]["test/accuracy"] for name in ("one", "other"))
+    found = written(tmp_path / "a")["against"]
+    assert found["difference"] == pytest.approx(one - other)
+    assert (found["num_only_one"] - found["num_only_other"]) / 80 == pytest.approx(found["difference"])
+    page = (tmp_path / "a" / "disagreements.html").read_text()
+    assert page.count("Predicted: <b>") == 2 * page.count("<caption>") > 0
+    # the same from a file of predictions
+    run_task("evaluate", tmp_path / "b", f"checkpoint={tmp_path / 'other'}", cache, "trainer.accelerator=cpu")
+    run_task("evaluate", tmp_path / "c", *options, f"against={tmp_path / 'b' / 'predictions.parquet'}")
+    assert written(tmp_path / "c")["against"] | {"path": ""} == found | {"path": ""}
+    assert "from a file without reasons" in (tmp_path / "c" / "disagreements.html").read_text()
+    fewer = [*options, "data.max_reviews=40", f"against={tmp_path / 'b' / 'predictions.parquet'}"]
+    with pytest.raises(InputError, match=r"predictions\.parquet: predictions of other reviews"):
+        run_task("evaluate", tmp_path / "d", *fewer)
+
+
+def test_calibrated_probabilities_are_those_divided_by_the_temperature(tiny_run, tmp_path, run_task):
+    run_task("train", tmp_path / "run", *tiny_run, "logger=none")
+    options = [f"checkpoint={tmp_path / 'run'}", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu"]
+    metrics = written(tmp_path / "run")["metrics"]
+    found = run_task("evaluate", tmp_path / "a", *options, "calibrate=true")
+    for name in ("loss", "brier", "calibration_error"):
+        assert found[f"test/{name}"] == pytest.approx(metrics[f"calibrated/{name}"], abs=1e-5)
+        assert found[f"uncalibrated/{name}"] == pytest.approx(metrics[f"test/{name}"], abs=1e-5)
+    assert found["test/accuracy"] == metrics["test/accuracy"]
+    table = pq.read_table(tmp_path / "a" / "predictions.parquet")
+    text, share = table["text"][0].as_py(), table["probability of positive"][0].as_py()
+    predicted = bertlens.load(tmp_path / "run", calibrate=True).predict(text)
+    assert predicted.probabilities["positive"] == pytest.approx(share, abs=1e-5)
+
+
 def test_evaluate_takes_a_test_file_of_ones_own(tiny_run, tmp_path, tiny_reviews, run_task):
     run_task("train", tmp_path / "run", *tiny_run, "trainer.max_epochs=1")
     rows = pq.read_table(tiny_reviews / "test.parquet").to_pydict()

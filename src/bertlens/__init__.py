@@ -14,15 +14,16 @@ __version__ = version("bertlens")
 # The imports are inside the functions, because torch takes seconds to import and --help does not need it.
 
 
-def load(path: str | Path) -> "LoadedClassifier":
+def load(path: str | Path, *, calibrate: bool = False) -> "LoadedClassifier":
     """Load a trained classifier, which predicts and explains texts.
 
     path: a checkpoint, a run's folder, or "latest", the newest training run in outputs/ of the current folder.
-    Raises `bertlens.errors.InputError` for a checkpoint that is not there or cannot be read.
+    calibrate: divide its logits by the temperature that its run's validation reviews asked for.
+    Raises `bertlens.errors.InputError` for a checkpoint that is not there, cannot be read, or lacks a temperature.
     """
     from bertlens.deploy import predict
 
-    return predict.load(path)
+    return predict.load(path, calibrate=calibrate)
 
 
 def explain(

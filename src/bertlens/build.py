@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import hydra.utils
 import pytorch_lightning as pl
 import torch
@@ -18,22 +19,32 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from rich.filesize import decimal
+from torch import Tensor
 
 from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
+from bertlens.explanations.explainer import Explainer
 from bertlens.explanations.selection import BY_PREDICTION, Predictions
 from bertlens.features.prefix import ComputedBatches
 from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
 from bertlens.features.store import FeatureStore, older_stores
-from bertlens.model.checkpoint import CheckpointInfo, build_classifier, load_published
+from bertlens.model.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    build_classifier,
+    find_checkpoint,
+    load_published,
+    read_checkpoint,
+    restore,
+)
 from bertlens.model.classifier import FrozenPrefix, ReviewClassifier
 from bertlens.model.pretrained import Pretrained
 from bertlens.model.settings import ModelSettings
-from bertlens.run.folder import Run, settings_of_the_steps
+from bertlens.run.folder import Run, read_predictions, settings_of_the_steps
 from bertlens.run.summary import print_features, say, say_once
 from bertlens.system import stopping
 from bertlens.system.files import relative, remove_folder
@@ -260,6 +271,8 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if config.trainer.overfit_batches:  # Lightning's own way needs samplers that it can replace
         options |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), config.trainer.overfit_batches)
         options["overfit_batches"] = 0.0
+    if not config.data.has_validation_reviews:
+        options["limit_val_batches"] = 0
     if config.trainer.barebones:  # Lightning then refuses all that takes time besides the steps
         loggers = []
         unset = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
@@ -268,10 +281,9 @@ def build_trainer(config: TrainConfig, run: Run, *, resumed: Path | None) -> pl.
     if not loggers:  # it has nowhere to write to, and Lightning refuses it
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     if keeps_checkpoints(config.trainer):
-        callbacks += [
-            BestCheckpoint(run.checkpoints, resumed=resumed),
-            LastCheckpoint(run.checkpoints, every_n_steps=config.checkpoint.every_n_steps),
-        ]
+        if config.data.has_validation_reviews:
+            callbacks.append(BestCheckpoint(run.checkpoints, resumed=resumed))
+        callbacks.append(LastCheckpoint(run.checkpoints, every_n_steps=config.checkpoint.every_n_steps))
     else:
         options["enable_checkpointing"] = False
     callbacks.append(EpochLines(every=config.print_every))
@@ -333,9 +345,12 @@ def move(classifier: ReviewClassifier, device: torch.device) -> None:
 
 
 def evaluation_data(
-    config: EvaluateConfig | VisualizeConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer
+    config: EvaluateConfig | VisualizeConfig,
+    info: CheckpointInfo,
+    tokenizer: ReviewTokenizer,
+    reviews: datasets.DatasetDict | None = None,
 ) -> ReviewDataModule:
-    """Return the test reviews of a checkpoint's run, or others where the configuration names them."""
+    """Return the test reviews of a checkpoint's run, or others where they are given or the configuration names them."""
     defaults = vars(type(config.data)())
     given: dict[str, Any] = {name: value for name, value in vars(config.data).items() if value != defaults[name]}
     if "test_file" in given:
@@ -349,14 +364,38 @@ def evaluation_data(
         cache=cache_folder(config.cache_dir),
         seed=info.data.seed,
         known_labels=info.label_names,
+        reviews=reviews,
     )
 
 
+def build_other(config: EvaluateConfig, data: ReviewDataModule) -> tuple[Callable[[], Tensor], Explainer | None]:
+    """Return what gives the probabilities [R, C] of `config.against`, and its explainer if it is a checkpoint.
+
+    Raises `InputError` for a checkpoint or predictions of other labels, and for predictions of other reviews.
+    """
+    assert config.against is not None
+    path = Path(config.against).expanduser()
+    if path.suffix == ".parquet":
+        probabilities = read_predictions(path, data.reviews["test"]["text"], data.label_names)
+        return lambda: probabilities, None
+    checkpoint = read_checkpoint(find_checkpoint(config.against))
+    classifier, tokenizer = restore(checkpoint)
+    other = evaluation_data(config, checkpoint.info, tokenizer, reviews=data.reviews)
+    other.setup("test")
+    explainer = Explainer(classifier, tokenizer, checkpoint.info)
+    return lambda: measure(config, classifier, checkpoint, other).test_result[2], explainer
+
+
 def measure(
-    config: EvaluateConfig | VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
+    config: EvaluateConfig | VisualizeConfig,
+    classifier: ReviewClassifier,
+    checkpoint: Checkpoint,
+    data: ReviewDataModule,
 ) -> ReviewModule:
     """Return the module after it has measured the test split, from stored features where a run left some."""
+    info = checkpoint.info
     module = ReviewModule(classifier, label_names=info.label_names)
+    module.temperature, module.is_calibrated = checkpoint.temperature, config.calibrate
     options = vars(config.trainer) | {"precision": config.trainer.precision or info.precision}
     # not the current folder, from which Lightning would take a stray hpc_ckpt within a SLURM job
     options["default_root_dir"] = config.trainer.default_root_dir or config.cache_dir
@@ -377,7 +416,7 @@ def measure(
 
 
 def predict_split(
-    config: VisualizeConfig, classifier: ReviewClassifier, info: CheckpointInfo, data: ReviewDataModule
+    config: VisualizeConfig, classifier: ReviewClassifier, checkpoint: Checkpoint, data: ReviewDataModule
 ) -> Callable[[], Predictions] | None:
     """Return what measures the test split, if the choice of reviews needs it or it takes seconds; otherwise None."""
     prefix, num_reviews = classifier.prefix, len(data.pieces["test"])
@@ -389,4 +428,4 @@ def predict_split(
         )
         if store.find(data.token_rows("test"), lowest=0).num_missing:
             return None
-    return lambda: measure(config, classifier, info, data).test_result
+    return lambda: measure(config, classifier, checkpoint, data).test_result

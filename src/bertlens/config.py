@@ -3,7 +3,7 @@
 A key's name, type, default, meaning and range stand in its room's settings.py; conf/ holds groups and presets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +71,18 @@ class TrainConfig(EveryConfig):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
         if not data.has_test_reviews and (self.test or self.report):
             yield "data.test_fraction=0: name data.test_file, or measure no test reviews (test=false report=false)"
+        if not data.has_validation_reviews:
+            wanting = ["checkpoint.keep=best"] if self.checkpoint.keep == "best" else []
+            for name, node in self.callbacks.items():
+                if isinstance(node, Mapping) and str(node.get("monitor")).startswith("val/"):
+                    wanting.append(f"callbacks.{name}")
+            if wanting:
+                yield f"data.validation_fraction=0: {', '.join(wanting)}: needs validation reviews; leave one out"
         if self.resume not in (None, "auto") and self.overwrite:
             yield f"resume={self.resume} and overwrite=true exclude each other: go on with a run, or replace it"
 
 
+CALIBRATE = "divide the logits by the checkpoint's temperature, found on its run's validation reviews"
 REVIEWS_TO_MEASURE = ("path", "test_file", "text_column", "label_column", "header", "tokens_per_batch")
 
 
@@ -112,6 +120,10 @@ class EvaluateConfig(EveryConfig):
     data: OtherReviews = section(OtherReviews)
     trainer: TrainerSettings = section(TrainerSettings)
     report: bool = setting(False, "write report.html: 64 test reviews and what their predictions rest on")
+    calibrate: bool = setting(False, CALIBRATE)
+    against: str | None = setting(
+        None, "compare with this: a checkpoint, a run's folder, latest, or a predictions.parquet of the same reviews"
+    )
     faithfulness: FaithfulnessSettings = section(FaithfulnessSettings)
 
     def conflicts(self, prefix: str = "") -> Iterator[str]:
@@ -122,6 +134,7 @@ class EvaluateConfig(EveryConfig):
 @dataclass(kw_only=True)
 class VisualizeConfig(SelectionSettings, EveryConfig):
     checkpoint: str = setting("???", "what to explain: a checkpoint, a run's folder, or latest")
+    calibrate: bool = setting(False, CALIBRATE)
     explain: ExplainSettings = section(ExplainSettings)
     report: ReportSettings = section(ReportSettings)
     data: OtherReviews = section(OtherReviews)

@@ -310,7 +310,7 @@ def test_what_tensorboard_reads(texts, tmp_path, record):
         keys = [f"callbacks.{number}{name.partition('=')[0]}._target_" for number, name in enumerate(names)]
         overrides = [f"+{key}={name}" for key, name in zip(keys, names, strict=True)]
         log_hyperparameters([logger], overrides, {"test/accuracy": 0.5}, step=1)
-        log_test([logger], *random_result(size), names, step=1)
+        log_test([logger], *random_result(size), names, {}, step=1)
         logger.experiment.close()
         seen = []
         for file in Path(logger.log_dir).rglob("events.*"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertlens.report.figures import draw_faithfulness, figures
+from bertlens.report.figures import draw_faithfulness, draw_sweep, figures
 
 LABELS = torch.tensor([0, 0, 0, 1, 1])
 PROBABILITIES = torch.tensor([[0.92, 0.08], [0.96, 0.04], [0.35, 0.65], [0.25, 0.75], [0.55, 0.45]])
@@ -72,3 +72,24 @@ def test_deleted_words_are_a_line_per_method_and_a_band():
     corners = {tuple(corner) for corner in np.round(axes.collections[0].get_paths()[0].vertices, 2).tolist()}
     assert {(0.1, 0.8), (0.1, 1.0), (0.5, 0.6), (0.5, 0.7)} <= corners
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "random"]
+
+
+def test_a_sweep_over_one_key_is_a_line_and_a_band_over_the_seeds():
+    scores = {"1e-4": (0.80, 0.82), "1e-3": (0.90, 0.94), "2e-5": (0.7, 0.7)}
+    rows = [{"optimizer.lr": rate, "val": score} for rate, pair in scores.items() for score in pair]
+    [axes] = draw_sweep(rows, ["optimizer.lr"], "val").axes
+    assert axes.get_xscale() == "log"
+    assert axes.lines[0].get_xdata().tolist() == [2e-5, 1e-4, 1e-3]
+    assert axes.lines[0].get_ydata() == pytest.approx([0.7, 0.81, 0.92])
+    [band] = axes.collections
+    assert band.get_datalim(axes.transData).y1 == pytest.approx(0.94)
+
+
+def test_a_sweep_over_words_has_their_names_and_one_over_two_keys_is_a_heat_map():
+    rows = [{"cut": cut, "layers": layers, "val": 0.8} for cut in ("head", "tail") for layers in ("1", "2", "10")]
+    [axes] = draw_sweep(rows, ["cut"], "val").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["head", "tail"]
+    axes, _ = draw_sweep(rows[:-1], ["cut", "layers"], "val").axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "10"]
+    [image] = axes.images
+    assert image.get_array().filled(-1).tolist() == [[0.8] * 3, [0.8, 0.8, -1]]

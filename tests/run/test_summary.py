@@ -104,7 +104,14 @@ def test_a_run_ends_with_what_was_kept_and_what_came_out(few, here, run_task, ca
     assert labelled(printed)["kept"].startswith(f"epoch {best['epoch']} of 2 (best validation accuracy")
     header = next(line for line in printed if "calibration error" in line)
     values = next(line for line in printed if line.startswith("test "))
-    assert header.split() == ["accuracy", "auroc", "calibration", "error", "f1", "loss"]
+    assert header.split() == ["accuracy", "auroc", "f1", "loss", "brier", "calibration", "error"]
+    low, high = content["intervals"]["accuracy"]
+    assert low < content["metrics"]["test/accuracy"] < high
+    assert next(line for line in printed if line.startswith("95 % ")).split()[2] == f"{low:.3f}-{high:.3f}".replace(
+        "0.", "."
+    )
+    assert {"calibrated/loss", "calibrated/brier", "calibrated/calibration_error"} <= set(content["metrics"])
+    assert "experiment=balanced" in labelled(printed)["better"]
     assert values.split()[1] == f"{content['metrics']['test/accuracy']:.4f}"
     assert next(line for line in printed if line.startswith("time ")).count(" s") == 6
     assert max(map(len, printed)) <= 80

@@ -3,6 +3,7 @@
 import html
 import re
 
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -47,9 +48,15 @@ def test_a_run_logs_a_layout_with_training_and_validation_in_one_chart(tiny_run,
     [layout] = {
         tensor.tensor_proto.string_val[0] for tensor in read(tmp_path / "run").Tensors("custom_scalars__config__")
     }
-    [category] = layout_pb2.Layout.FromString(layout).category
+    category, test = layout_pb2.Layout.FromString(layout).category
     charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
     assert charts == {"loss": ["train/loss$", "val/loss$"], "accuracy": ["train/accuracy$", "val/accuracy$"]}
+    scalars = read(tmp_path / "run").Scalars
+    for chart in test.chart:
+        [margin] = chart.margin.series
+        value, low, high = (scalars(tag)[0].value for tag in (margin.value, margin.lower, margin.upper))
+        assert low < value < high
+    assert [chart.title for chart in test.chart] == ["accuracy", "f1", "auroc"]
 
 
 def test_other_loggers_get_whole_numbers_whole():
@@ -71,6 +78,9 @@ def test_a_sweep_leaves_its_table_and_the_columns_that_vary(tmp_path):
     for _ in range(2):  # a sweep that goes on replaces its table
         log_sweep_table(tmp_path, columns, rows, keys=["optimizer.lr"])
     events = read(tmp_path)
+    assert "sweep_figure" not in events.Tags()["images"]
+    log_sweep_table(tmp_path, columns, rows, keys=["optimizer.lr"], figure=Figure())
+    assert "sweep_figure" in read(tmp_path).Tags()["images"]
     [table] = events.Tensors("sweep/text_summary")
     written = markdown_to_safe_html(table.tensor_proto.string_val[0].decode())
     assert set(re.findall("<([a-z]+)", written)) == {"table", "thead", "tbody", "tr", "th", "td"}

@@ -38,6 +38,7 @@ class ReviewDataModule(pl.LightningDataModule):
         cache: Path,
         seed: int,
         known_labels: Sequence[str] | None = None,
+        reviews: datasets.DatasetDict | None = None,
         fixed_order: bool = False,
     ) -> None:
         super().__init__()
@@ -47,6 +48,7 @@ class ReviewDataModule(pl.LightningDataModule):
         self.cache = cache
         self.seed = seed
         self.known_labels = known_labels
+        self.reviews = datasets.DatasetDict() if reviews is None else reviews
         self.fixed_order = fixed_order
         self.pieces = {}
         self.stored: Mapping[str, Dataset[Batch]] = {}
@@ -66,7 +68,9 @@ class ReviewDataModule(pl.LightningDataModule):
             self.build = None
         if self.pieces:
             return
-        if self.known_labels is not None and self.settings.source == "files" and self.settings.test_file is not None:
+        if self.reviews:
+            pass  # another classifier's
+        elif self.known_labels is not None and self.settings.source == "files" and self.settings.test_file is not None:
             self.reviews = datasets.DatasetDict({"test": load_test_file(self.settings, self.known_labels)})
         else:
             self.reviews = load_reviews(self.settings)

@@ -28,7 +28,11 @@ class DataSettings:
     header: bool = setting(True, "whether the first line of a .tsv or .csv names the columns; if not: 0, 1, ...")
     max_reviews: int | None = setting(None, "reviews per split at most, each class in its share; null: all", at_least=1)
     validation_fraction: float = setting(
-        0.2, "share of train kept for validation if the source has none", above=0, below=1, affects="steps"
+        0.2,
+        "share of train kept for validation if the source has none; 0: none, and the last epoch is kept",
+        at_least=0,
+        below=1,
+        affects="steps",
     )
     test_fraction: float = setting(
         0.2,
@@ -72,6 +76,10 @@ class DataSettings:
     def pad_to(self) -> int | None:
         """Word pieces to which every review is padded; None: to the longest of its batch."""
         return self.max_length if self.padding == "max_length" else None
+
+    @property
+    def has_validation_reviews(self) -> bool:
+        return self.source == "demo" or self.validation_file is not None or self.validation_fraction > 0
 
     @property
     def has_test_reviews(self) -> bool:

@@ -40,9 +40,9 @@ class LoadedClassifier:
     `predict` and `explain` raise `InputError` for a text that is empty or without a known word piece.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, calibrate: bool = False) -> None:
         self.checkpoint = checkpoint
-        self.classifier, self.tokenizer = restore(checkpoint)
+        self.classifier, self.tokenizer = restore(checkpoint, calibrate=calibrate)
         self.label_names = checkpoint.info.label_names
 
     @cached_property
@@ -92,12 +92,13 @@ class LoadedClassifier:
         return one_line_of(f"LoadedClassifier({facts}; labels {', '.join(self.label_names)})")
 
 
-def load(path: str | Path) -> LoadedClassifier:
+def load(path: str | Path, *, calibrate: bool = False) -> LoadedClassifier:
     """Load the classifier in a checkpoint file, in a run's folder, or of the newest training run (`latest`).
 
-    Raises `InputError` for a checkpoint that is not there or cannot be read.
+    `calibrate`: divide its logits by the temperature of its validation reviews. Raises `InputError` for a checkpoint
+    that is not there, cannot be read, or lacks that.
     """
-    return LoadedClassifier(read_checkpoint(find_checkpoint(path).resolve()))
+    return LoadedClassifier(read_checkpoint(find_checkpoint(path).resolve()), calibrate=calibrate)
 
 
 def explain(text: str, *, checkpoint: str | Path, method: str, contrast: str | None) -> Explanation:

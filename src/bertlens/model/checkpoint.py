@@ -5,8 +5,9 @@ published files and every setting that decides a prediction. All are plain types
 """
 
 import json
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ OLDEST_FORMAT_VERSION = 1  # of 0.1.0
 FROZEN_KEY = "frozen_parameters"  # of a whole model: what the LightningModule's state_dict lacks
 RANDOM_KEY = "random_state"
 METRICS_KEY = "train_metrics"
+TEMPERATURE_KEY = "temperature"  # absent if the run had no validation reviews
 FROZEN_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 DIGESTS = ("training reviews", "published files")  # entries whose values say nothing to a reader
 
@@ -103,6 +105,7 @@ class Checkpoint:
     info: CheckpointInfo
     parameters: dict[str, Tensor]  # by the classifier's names; all of them if it holds a whole model
     epoch: int | None = None  # counted from 1
+    temperature: float | None = None  # dividing the logits by it calibrates them
 
     def facts(self) -> dict[str, str]:
         """Return what a reader wants to know of a model first, and the test accuracy that its run has measured."""
@@ -133,8 +136,9 @@ def find_checkpoint(given: str | Path) -> Path:
 
 
 def _kept(run: Path) -> str:
-    """Return which checkpoint a run has tested: best, unless its metrics.json says last."""
-    return "last" if _read_metrics(run, "settings").get("checkpoint.keep") == "last" else "best"
+    """Return which checkpoint a run has tested: best, unless there is none or its metrics.json says last."""
+    is_last = _read_metrics(run, "settings").get("checkpoint.keep") == "last"
+    return "last" if is_last or not (run / "checkpoints" / "best.ckpt").is_file() else "best"
 
 
 def _read_metrics(run: Path, section: str) -> dict[str, Any]:
@@ -182,9 +186,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         info = CheckpointInfo.from_dict(raw[FORMAT_KEY])
         named = {**raw["state_dict"], **raw.get(FROZEN_KEY, {})}
         parameters = {name.removeprefix("classifier."): tensor for name, tensor in named.items()}
+        temperature = raw.get(TEMPERATURE_KEY)
+        if temperature is not None and not 0 < float(temperature) < math.inf:
+            raise ValueError(f"{TEMPERATURE_KEY}={temperature}")
     except (InputError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"checkpoint={path}: its settings are damaged ({error})") from error
-    return Checkpoint(path=path, info=info, parameters=parameters, epoch=epoch_of(raw))
+    return Checkpoint(path, info, parameters, epoch=epoch_of(raw), temperature=temperature)
 
 
 def epoch_of(raw: dict[str, Any]) -> int | None:
@@ -230,8 +237,9 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:
     """Build the classifier of these settings. Its encoder's weights are still random."""
+    dropout = info.model.attention_dropout
     return ReviewClassifier(
-        info.config,
+        info.config if dropout is None else replace(info.config, attention_probs_dropout_prob=dropout),
         num_classes=len(info.label_names),
         trainable_layers=info.model.trainable_layers,
         frozen_dropout=info.model.frozen_dropout,
@@ -244,10 +252,12 @@ def load_published(classifier: ReviewClassifier, pretrained: Pretrained) -> None
     load_strictly(classifier.bert, read_weights(pretrained.weights_path), source=str(pretrained.weights_path))
 
 
-def restore(checkpoint: Checkpoint) -> tuple[ReviewClassifier, ReviewTokenizer]:
+def restore(checkpoint: Checkpoint, *, calibrate: bool = False) -> tuple[ReviewClassifier, ReviewTokenizer]:
     """Rebuild the classifier, on the CPU and in eval mode, and its tokenizer.
 
-    Raises `InputError` if the published weights it was trained on cannot be found, or have changed.
+    `calibrate`: divide its head, and so its logits and what explains them, by the checkpoint's temperature.
+    Raises `InputError` if there is no temperature, and if the published weights it was trained on cannot be found, or
+    have changed.
     """
     info, parameters = checkpoint.info, checkpoint.parameters
     classifier, vocabulary = build_classifier(info), info.vocabulary
@@ -259,4 +269,9 @@ def restore(checkpoint: Checkpoint) -> tuple[ReviewClassifier, ReviewTokenizer]:
         frozen = {name: tensor for name, tensor in classifier.state_dict().items() if name not in trained}
         parameters = frozen | parameters
     load_strictly(classifier, parameters, source=f"checkpoint={checkpoint.path}")
+    if calibrate:
+        if checkpoint.temperature is None:
+            raise InputError(f"calibrate=true: the run of {checkpoint.path} had no validation reviews to calibrate by")
+        for parameter in classifier.head.parameters():
+            parameter.data /= checkpoint.temperature
     return classifier.eval(), ReviewTokenizer(vocabulary, info.data)

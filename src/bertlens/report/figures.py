@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import binary_roc, multiclass_confus
 
 from bertlens.system.escape import figure_text
 
-NUM_CALIBRATION_BINS = 10  # as training/metrics.py, whose calibration error the figure shows
+NUM_CALIBRATION_BINS = 10  # of equal width
 
 
 def figures(labels: Tensor, probabilities: Tensor, label_names: Sequence[str]) -> dict[str, Figure]:
@@ -102,3 +102,41 @@ def draw_faithfulness(shares: Sequence[float], curves: Mapping[str, NDArray[np.f
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.legend(frameon=False)
     return figure
+
+
+def draw_sweep(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], measured: str) -> Figure:
+    """Return a metric of a sweep's runs against the key that varies: a line of means, and a band over the seeds.
+
+    Of two keys, a heat map of means. `rows` have the keys' values as they were typed.
+    """
+    typed = [sorted({str(row.get(key, "")) for row in rows}, key=_number_or_text) for key in keys]
+    values: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        values.setdefault(tuple(str(row.get(key, "")) for key in keys), []).append(row[measured])
+    names = [[figure_text(value) for value in each] for each in typed]
+    if len(keys) == 2:
+        figure, axes = _axes(f"Mean {measured}", figure_text(keys[1]), figure_text(keys[0]))
+        means = np.array([[np.mean(values.get((one, two), np.nan)) for two in typed[1]] for one in typed[0]])
+        figure.colorbar(axes.imshow(means, cmap="cividis", aspect="auto"))
+        axes.set_yticks(range(len(names[0])), names[0])
+        axes.set_xticks(range(len(names[1])), names[1])
+        return figure
+    figure, axes = _axes("Sweep", figure_text(keys[0]), measured)
+    found = [values[(value,)] for value in typed[0]]
+    places = [_number_or_text(value)[0] for value in typed[0]]
+    if not np.isfinite(places).all():
+        places = list(range(len(found)))
+    elif keys[0].endswith("lr") or (places[0] > 0 and places[-1] >= 8 * places[0]):
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(places, names[0])
+    axes.plot(places, [np.mean(each) for each in found], marker="o")
+    axes.fill_between(places, [min(each) for each in found], [max(each) for each in found], alpha=0.25)
+    return figure
+
+
+def _number_or_text(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return np.inf, value

@@ -144,7 +144,7 @@ class Run:
     def _remove_run(self) -> None:
         for name in ("checkpoints", "csv", "tensorboard", HYDRA_FOLDER):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for pattern in ("metrics.json", "report.html", "predictions.parquet", "*.png", "events.out.tfevents.*"):
+        for pattern in ("metrics.json", "*.html", "predictions.parquet", "*.png", "events.out.tfevents.*"):
             for file in self.folder.glob(pattern):
                 file.unlink()
 
@@ -261,3 +261,20 @@ def write_predictions(
         columns[f"probability of {name}"] = probabilities[:, index].double().numpy()
     with atomic_write(path) as file:
         pq.write_table(pa.table(columns), file)
+
+
+def read_predictions(path: Path, texts: Sequence[str], label_names: Sequence[str]) -> "Tensor":
+    """Return the probabilities [R, C] in a `predictions.parquet`. Raise `InputError` if it is not of these reviews."""
+    import pyarrow.parquet as pq
+    import torch
+
+    names = [f"probability of {name}" for name in label_names]
+    try:
+        table = pq.read_table(path, columns=["text", *names])
+        probabilities = torch.tensor([table[name].to_pylist() for name in names]).T
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        cause = " ".join(str(error).split())
+        raise InputError(f"against={path}: no predictions.parquet of {', '.join(label_names)} ({cause})") from error
+    if table["text"].to_pylist() != list(texts):
+        raise InputError(f"against={path}: predictions of other reviews; evaluate both on the same ones")
+    return probabilities

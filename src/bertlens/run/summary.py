@@ -4,17 +4,19 @@ import json
 import logging
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
+from torch import Tensor
 
 from bertlens.config import TrainConfig
 from bertlens.data.datamodule import ReviewDataModule
@@ -25,6 +27,7 @@ from bertlens.features.shards import SUFFIX, UNREADABLE, read_index
 from bertlens.features.store import SPACE_FILE, older_stores
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.report.disagreements import write_disagreements
 from bertlens.report.figures import draw_faithfulness
 from bertlens.report.write import write_run_report
 from bertlens.run.folder import Run, settings_that_matter, started_as
@@ -34,6 +37,7 @@ from bertlens.system.files import relative
 from bertlens.system.wording import count_of, duration
 from bertlens.training.callbacks import describe_kept, history
 from bertlens.training.module import ReviewModule
+from bertlens.training.uncertainty import Interval, compare, intervals
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +95,17 @@ def write_run(
     """Log, write and print what came out of a training run."""
     trainer = module.trainer
     step = trainer.global_step if module.last_step is None else module.last_step
+    found: dict[str, Interval] = {}
     if config.test:
         _, labels, probabilities = module.test_result
-        log_test(trainer.loggers, labels, probabilities, info.label_names, step=step)
+        found = intervals(labels, probabilities)
+        log_test(trainer.loggers, labels, probabilities, info.label_names, found, step=step)
     log_hyperparameters(trainer.loggers, run.overrides, metrics, step=step)
     if config.report:
         facts = info.facts(epoch=module.epoch or trainer.current_epoch) | {"run": str(run.folder)}
         write_sample_report(run, info, classifier, data, module, facts=facts)
     more = {
+        "intervals": found,
         "features": data.num_features,
         "history": history(trainer),
         "seed": config.seed,
@@ -110,6 +117,8 @@ def write_run(
         say("finished", ", ".join([*shown, duration(sum(written["seconds"].values()))]))
         return
     say("kept", describe_kept(trainer, config.checkpoint.keep))
+    if not any(typed.startswith("experiment=") for typed in run.overrides):
+        say("better", "with experiment=balanced: more layers, the end of long reviews too")
     print_result(written, run.folder)
     print_next(run, has_test_reviews=info.data.has_test_reviews)
 
@@ -148,6 +157,43 @@ def write_faithfulness(
     say("wrote", "faithfulness.csv, faithfulness.png")
 
 
+def write_comparison(
+    run: Run,
+    against: str,
+    explainer: Explainer,
+    other: tuple[Callable[[], Tensor], Explainer | None],
+    split: datasets.Dataset,
+    predictions: Predictions,
+) -> dict[str, Any]:
+    """Compare predictions with those of another classifier, and show the reviews on which they differ."""
+    predict, other_explainer = other
+    rows, labels, probabilities = predictions
+    with run.stage("against"):
+        both = torch.stack([probabilities, predict().to(probabilities)])
+        sureness, verdicts = both.max(dim=2)
+        found = compare(*(verdicts == labels))
+        surest = sureness.sum(dim=0).argsort(descending=True, stable=True)
+        differing = surest[verdicts[0, surest] != verdicts[1, surest]][: SelectionSettings().count]
+        accuracies = " and ".join(f"{float((each == labels).double().mean()):.4f}" for each in verdicts)
+        low, high = found.interval
+        lines = (
+            f"{against}: accuracy {accuracies}, difference {found.difference:+.4f} (95 %: {low:+.4f} to {high:+.4f})",
+            f"McNemar's p = {found.p:.2g}: {found.num_only_one:,} reviews only this one predicts right, "
+            f"{found.num_only_other:,} only the other",
+        )
+        write_disagreements(
+            run.folder / "disagreements.html",
+            reviews_to_explain(split, rows[differing].tolist()),
+            ["this one", against],
+            [each for each in (explainer, other_explainer) if each is not None],
+            summary="; ".join(lines),
+            alone="the other verdict, from a file without reasons",
+        )
+    for label, line in zip(("against", ""), lines, strict=True):
+        say(label, line)
+    return found._asdict() | {"path": against}
+
+
 def print_features(folder: Path) -> None:
     """Print what the store holds: a line for each combination of things that features depend on."""
     rows = {}
@@ -171,7 +217,12 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
     for name, value in written["metrics"].items():
         stage, _, metric = name.replace("val/", "validation/").replace("_", " ").rpartition("/")
         metrics.setdefault(stage, {})[metric] = f"{value:.4f}"
-    print_table(metrics)
+    ranges = {
+        name: "-".join(f"{bound:.3f}".removeprefix("0") for bound in interval)  # short: 80 columns are few
+        for name, interval in written.get("intervals", {}).items()
+    }
+    after = {stage: metrics.pop(stage) for stage in ("calibrated", "uncalibrated") if stage in metrics}
+    print_table(metrics | ({"95 %": ranges} if ranges else {}) | after)
     times = {stage: duration(seconds) for stage, seconds in written["seconds"].items()}
     times["total"] = duration(sum(written["seconds"].values()))
     print_table({"time": times, "reviews/s": {name: f"{n:,.0f}" for name, n in written["reviews_per_second"].items()}})

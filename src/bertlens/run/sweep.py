@@ -66,20 +66,27 @@ def write_table(folder: Path) -> bool:
     for row in rows:
         if "error" in row:
             print(one_line_of(f"failed: {row['run']}: {row['error']}"))
-    print(one_line_of(relative(folder / "sweep.csv")))
+    wrote = [folder / name for name in ("sweep.csv", "sweep.png") if (folder / name).is_file()]
+    print(one_line_of(", ".join(map(relative, wrote))))
     return not any("error" in row for row in rows)
 
 
 def _print_jobs(folder: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
     """Print the jobs that were measured, without what they have in common, and log them to TensorBoard."""
-    from bertlens.run.tensorboard import log_sweep_table  # imports torch
+    from bertlens.report.figures import draw_sweep  # imports torch
+    from bertlens.run.tensorboard import log_sweep_table
 
     measured = [name for name in (*SHOWN, "seconds") if name in columns]
     given = [name for name in columns if name not in ("run", "error", *measured)]
     varying = [name for name in given if len({row.get(name) for row in rows}) > 1]
     keys, others = varying or ["run"], [name for name in varying if name != "seed"]
     cells = _cells(rows, keys, measured)
-    log_sweep_table(folder, [*keys, *measured], cells, keys=varying)
+    ranked, figure = [row for row in rows if RANKED_BY in row], None
+    if ranked and len(others) in (1, 2):
+        figure = draw_sweep(ranked, others, RANKED_BY)
+        with atomic_write(folder / "sweep.png") as file:
+            figure.savefig(file, format="png", dpi=120)
+    log_sweep_table(folder, [*keys, *measured], cells, keys=varying, figure=figure)
     _print_table(f"{count_of(len(rows), 'run')}, best validation accuracy first", [*keys, *measured], cells)
     if "seed" in varying:
         title = "mean and standard deviation over the seeds"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb
@@ -14,10 +15,16 @@ from torch.utils.tensorboard.summary import hparams
 
 from bertlens.report.figures import figures
 from bertlens.system.escape import one_line_of
+from bertlens.training.uncertainty import Interval
 
 EVENT_FILES = "events.out.tfevents.*"
 # CUSTOM SCALARS; the plugin reads a tag as the beginning of a pattern, and there is a train/loss_step
 LAYOUT = {"training": {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in ("loss", "accuracy")}}
+BOUNDS = ("low", "high")  # of an interval
+LAYOUT["test, with 95 % interval"] = {
+    name: ["Margin", [f"test/{name}", *(f"test_interval/{name}_{bound}" for bound in BOUNDS)]]
+    for name in ("accuracy", "f1", "auroc")
+}
 # the metrics of a sweep in HPARAMS, which shows the first five
 SHOWN = ("best/val_accuracy", "test/accuracy", "test/loss", "test/f1", "test/auroc", "test/calibration_error")
 
@@ -90,13 +97,22 @@ def _number_or_text(value: str) -> float | str:
 
 @rank_zero_only
 def log_test(
-    loggers: Sequence[Logger], labels: Tensor, probabilities: Tensor, label_names: Sequence[str], *, step: int
+    loggers: Sequence[Logger],
+    labels: Tensor,
+    probabilities: Tensor,
+    label_names: Sequence[str],
+    intervals: Mapping[str, Interval],
+    *,
+    step: int,
 ) -> None:
-    """Log PR curves and the figures of the test split to TensorBoard. labels [R], probabilities [R, C]."""
+    """Log intervals, PR curves and the figures of the test split to TensorBoard. labels [R], probabilities [R, C]."""
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
             continue
         writer = logger.experiment
+        for name, interval in intervals.items():
+            for bound, value in zip(BOUNDS, interval, strict=True):
+                writer.add_scalar(f"test_interval/{name}_{bound}", value, step)
         for index, name in enumerate(label_names):
             if len(label_names) > 2 or index == 1:
                 # a folder of its own: a class may be named like a metric
@@ -108,9 +124,14 @@ def log_test(
 
 
 def log_sweep_table(
-    folder: Path, columns: Sequence[str], rows: Sequence[Sequence[str]], *, keys: Sequence[str]
+    folder: Path,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    keys: Sequence[str],
+    figure: Figure | None = None,
 ) -> None:
-    """Log a sweep's table as text into its folder, and the columns of HPARAMS: the keys that vary, and the metrics.
+    """Log a sweep's table and figure into its folder, and the columns of HPARAMS: the keys that vary, and the metrics.
 
     Log nothing if no job has logged to TensorBoard.
     """
@@ -123,6 +144,8 @@ def log_sweep_table(
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("sweep", "\n".join(f"| {' | '.join(line)} |" for line in lines))
         writer.file_writer.add_summary(shown)
+        if figure is not None:
+            writer.add_figure("sweep_figure", figure)
 
 
 def _markdown(text: str) -> str:

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from bertlens.errors import InputError
-from bertlens.model.checkpoint import epoch_of, read_raw
+from bertlens.model.checkpoint import TEMPERATURE_KEY, epoch_of, read_raw
 from bertlens.system import stopping
 from bertlens.system.files import atomic_write
 from bertlens.system.wording import duration
@@ -53,9 +53,9 @@ def check_monitors(callbacks: Sequence[pl.Callback]) -> None:
 def kept_checkpoint(trainer: pl.Trainer, keep: str) -> Path | None:
     """Return the checkpoint to test after a fit, "best" or "last"; None if the trainer writes none."""
     best, last = _find(trainer, BestCheckpoint), _find(trainer, LastCheckpoint)
-    if best is None or last is None:
+    if last is None:
         return None
-    if keep == "last" or not best.best_model_path:
+    if keep == "last" or best is None or not best.best_model_path:
         return last.path
     if _find(trainer, StochasticWeightAveraging):
         log.warning(
@@ -67,13 +67,21 @@ def kept_checkpoint(trainer: pl.Trainer, keep: str) -> Path | None:
 def describe_kept(trainer: pl.Trainer, keep: str) -> str:
     """Return which weights a fit has kept, and why."""
     best = _find(trainer, BestCheckpoint)
-    if best is None:
+    if _find(trainer, LastCheckpoint) is None:
         return "nothing (this run writes no checkpoints)"
-    if keep == "last" or not best.best_model_path:
+    if keep == "last" or best is None or not best.best_model_path:
         return "the last step (" + ("checkpoint.keep=last)" if keep == "last" else "no epoch was validated)")
     is_tie = [row.get("val/accuracy") for row in history(trainer)].count(float(best.best_model_score or 0)) > 1
     reason = "best validation accuracy" + (", tie broken by the loss" if is_tie else "")
     return f"epoch {read_raw(Path(best.best_model_path))['epoch'] + 1} of {trainer.current_epoch} ({reason})"
+
+
+def average_late(average: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
+    """Return the average of a run's weights in which about the last quarter of the steps so far counts.
+
+    Polynomial-decay averaging (Shamir & Zhang 2013, with eta 3), for Lightning's `WeightAveraging`.
+    """
+    return average.lerp(current, 4 / (int(num_averaged) + 4))
 
 
 def history(trainer: pl.Trainer) -> list[dict[str, float]]:
@@ -91,6 +99,7 @@ def load_weights(module: ReviewModule, path: Path) -> None:
     checkpoint = read_raw(path)
     module.load_state_dict(checkpoint["state_dict"])
     module.last_step, module.epoch = checkpoint["global_step"] - 1, epoch_of(checkpoint)
+    module.temperature = checkpoint.get(TEMPERATURE_KEY)
 
 
 def _find(trainer: pl.Trainer, kind: type[Found]) -> Found | None:

@@ -11,13 +11,10 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
-    MulticlassCalibrationError,
     MulticlassF1Score,
 )
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities.data import dim_zero_cat
-
-NUM_CALIBRATION_BINS = 10
 
 
 class PresentClassesAUROC(MulticlassAUROC):
@@ -43,10 +40,6 @@ class StageMetrics(MetricCollection):
             "f1": MulticlassF1Score(num_classes, average="macro", **options),  # the mean over classes
             "auroc": PresentClassesAUROC(num_classes, **options),
         }
-        if stage == "test":
-            chosen["calibration_error"] = MulticlassCalibrationError(
-                num_classes, n_bins=NUM_CALIBRATION_BINS, **options
-            )
         # metrics of a compute group share one state, which only one of them has when a checkpoint is written
         super().__init__(chosen, prefix=f"{stage}/", compute_groups=False)
         self.num_classes = num_classes

@@ -16,12 +16,13 @@ from torch.nn import functional as F
 
 from bertlens.data.batching import Batch
 from bertlens.errors import InputError
-from bertlens.model.checkpoint import FORMAT_KEY, FROZEN_KEY, METRICS_KEY, RANDOM_KEY
+from bertlens.model.checkpoint import FORMAT_KEY, FROZEN_KEY, METRICS_KEY, RANDOM_KEY, TEMPERATURE_KEY
 from bertlens.model.classifier import ReviewClassifier
 from bertlens.training.checkpoint_io import gather_objects, random_state, set_random_state
 from bertlens.training.metrics import Predictions, StageMetrics
 from bertlens.training.optim import build_optimizer, build_schedule
 from bertlens.training.settings import OptimizerSettings
+from bertlens.training.uncertainty import calibration, fit_temperature
 
 
 class TrainingDiverged(InputError):
@@ -53,7 +54,9 @@ class ReviewModule(pl.LightningModule):
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": StageMetrics(len(label_names), stage=stage) for stage in ("train", "val", "test")}
         )
-        self.predictions = Predictions()
+        self.predictions = Predictions()  # of a test or a validation
+        self.temperature: float | None = None  # by the last validation reviews, or of the weights that are tested
+        self.is_calibrated = False  # the weights are those of a classifier that was restored so
         self.measured: dict[str, Tensor] = {}  # the last value of each metric
         self.num_reviews = {"train": 0, "test": 0}  # of all processes, in this run
         self.last_step: int | None = None  # of the weights that are tested, if they come from a checkpoint
@@ -80,6 +83,8 @@ class ReviewModule(pl.LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         logits = self(batch).float()
+        if stage == "val":
+            self.predictions.update(batch.rows, batch.labels, logits)
         loss = F.cross_entropy(logits, batch.labels)
         probabilities = logits.detach().softmax(dim=1)
         self._metrics(stage).add(loss.detach(), probabilities, batch.labels)
@@ -88,9 +93,9 @@ class ReviewModule(pl.LightningModule):
     def _metrics(self, stage: str) -> StageMetrics:
         return cast(StageMetrics, self.metrics[f"{stage}_metrics"])
 
-    def _log_epoch(self, stage: str) -> None:
+    def _log_epoch(self, stage: str, more: Mapping[str, Tensor] | None = None) -> None:
         metrics = self._metrics(stage)
-        values = metrics.compute()
+        values = metrics.compute() | dict(more or {})
         self.log_dict(values, prog_bar=stage == "val", sync_dist=True)
         self.measured |= values  # Lightning keeps no metrics of a barebones run
         metrics.reset()
@@ -149,9 +154,13 @@ class ReviewModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
+        _, labels, logits = self.predictions.compute()
+        self.temperature = fit_temperature(logits, labels.view(-1))
 
-    def on_test_epoch_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_test_epoch_end(self) -> None:
         """Measure all reviews in the order of the split, so that no digit depends on how many processes shared them."""
@@ -161,7 +170,12 @@ class ReviewModule(pl.LightningModule):
         self.num_reviews["test"] = len(rows.view(-1))
         logits, labels = logits.to(self.device), labels.view(-1).to(self.device)
         self._metrics("test").add(F.cross_entropy(logits, labels), logits.softmax(dim=1), labels)
-        self._log_epoch("test")
+        found = {f"test/{name}": value.float() for name, value in calibration(logits, labels).items()}
+        if self.temperature is not None:
+            other = ("uncalibrated", logits * self.temperature), ("calibrated", logits / self.temperature)
+            name, scaled = other[not self.is_calibrated]
+            found |= {f"{name}/{metric}": value.float() for metric, value in calibration(scaled, labels).items()}
+        self._log_epoch("test", found)
         if self.last_step is not None:
             self.log("step", float(self.last_step), sync_dist=True)  # where Lightning then puts what else is logged
 
@@ -182,12 +196,15 @@ class ReviewModule(pl.LightningModule):
         # a run that is stopped within an epoch goes on with what each of its processes had counted of it
         ranks = gather_objects((random_state(), self._metrics("train").states()))
         checkpoint[RANDOM_KEY], checkpoint[METRICS_KEY] = map(list, zip(*ranks, strict=True))
+        if self.temperature is not None:
+            checkpoint[TEMPERATURE_KEY] = self.temperature
         if self.frozen_parameters:
             checkpoint[FROZEN_KEY] = {name: parameter.detach() for name, parameter in self.frozen_parameters.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rank = self.global_rank % len(checkpoint[RANDOM_KEY])  # trainer.devices=auto may be another number elsewhere
         self._resumed = {key: checkpoint[key][rank] for key in (RANDOM_KEY, METRICS_KEY)}
+        self.temperature = checkpoint.get(TEMPERATURE_KEY)
 
     def on_train_start(self) -> None:
         # not while loading: what Lightning sets up after that may draw random numbers

@@ -35,9 +35,10 @@ class OptimizerSettings:
 class CheckpointSettings:
     path: str | None = setting(None, "go on from this checkpoint (checkpoint=PATH is short for it)")
     keep: str = setting(
-        "best",
-        "which epoch's weights are tested and reported: best (by validation accuracy) or last",
-        choices=("best", "last"),
+        "auto",
+        "which epoch's weights are tested and reported: best (by validation accuracy) or last; auto: best, if there "
+        "are validation reviews",
+        choices=("auto", "best", "last"),
     )
     every_n_steps: int | None = setting(
         None, "save last.ckpt also every so many steps; null: only after each epoch", at_least=1, affects="nothing"
