@@ -5,8 +5,8 @@
 
 Each row is a step with a process of its own. A step writes ROW.json and ROW.npy (what it says for each test review)
 into --work, and is skipped when both are there; the Trainer and the embeddings go on where they were stopped. After
-each step, the table of all steps so far is written to --out. RUN is a folder of `evaluate.py` with the predictions of one of
-our presets on the same reviews; `best` is also averaged with NB-SVM. No step chooses anything by the test reviews.
+each step, the table of all so far is written to --out. RUN is a folder of `evaluate.py` with the predictions of one of our
+presets on the same reviews; `best` is also averaged with NB-SVM. No step chooses anything by the test reviews.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from scipy.stats import binomtest
 from bertlens.model.checkpoint import read_checkpoint
 from bertlens.run.folder import environment, write_json
 from bertlens.system.files import atomic_write
+from bertlens.system.wording import duration
 
 Scores = npt.NDArray[np.float64]  # log-odds or a margin for class 1, one per test review: positive says class 1
 REFERENCE = "balanced"  # what McNemar's test sets each row against
@@ -309,7 +310,7 @@ def report(reviews: Reviews, work: Path, out: Path, figure: Path) -> list[dict[s
             ahead, behind = (int((one & ~other).sum()) for one, other in pairs(right[name], right[REFERENCE]))
             exact = binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
             row |= {"right where balanced errs": ahead, "wrong where it is right": behind, "mcnemar_p": exact}
-        rows.append(row | {key: found[name][key] for key in ("machine", "commit")})
+        rows.append(row | {key: found[name][key] for key in ("machine", "commit", "run") if key in found[name]})
     content = {"what": "benchmarks/neighbours.py", "num_test": len(reviews.labels["test"]), "rows": rows}
     write_json(out, content | environment())
     draw(rows, figure)
@@ -321,21 +322,15 @@ def pairs(one: Any, other: Any) -> list[tuple[Any, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy with its interval against minutes."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="minutes, from the texts to the last prediction", ylabel="test accuracy, %", xscale="log"
-    )
-    for row in rows:
+    """Accuracy with its interval, best first; each row's time after its name."""
+    figure = Figure(figsize=(8, 0.6 + 0.38 * len(rows)), layout="constrained")
+    axes = figure.add_subplot(xlabel="test accuracy, %, and its 95 % interval")
+    for place, row in enumerate(reversed(rows)):
         accuracy, (low, high) = 100 * row["accuracy"], (100 * each for each in row["interval"])
-        is_ours = row["name"].startswith(("fast", "balanced", "best", "default"))
-        colour = "black" if is_ours else "tab:blue"
-        errors = [[accuracy - low], [high - accuracy]]
-        axes.errorbar([row["minutes"]], [accuracy], yerr=errors, fmt="o", color=colour, capsize=3)
-        axes.annotate(
-            row["name"], (row["minutes"], accuracy), xytext=(6, 4), textcoords="offset points", color=colour, fontsize=8
-        )
-    axes.margins(x=0.25)
+        colour = "black" if "run" in row else "tab:blue"
+        axes.errorbar([accuracy], [place], xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3)
+    names = [f"{row['name']} ({duration(60 * row['minutes'])})" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
