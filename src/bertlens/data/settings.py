@@ -27,6 +27,21 @@ class DataSettings:
     label_column: str = setting("label", "the column with the label")
     header: bool = setting(True, "whether the first line of a .tsv or .csv names the columns; if not: 0, 1, ...")
     max_reviews: int | None = setting(None, "reviews per split at most, each class in its share; null: all", at_least=1)
+    train_reviews: int | None = setting(
+        None, "training reviews at most, each class in its share; null: all", at_least=1, affects="steps"
+    )
+    folds: int | None = setting(
+        None,
+        "fit so many times, each time without another fold of the training reviews, and predict the labels of that fold",
+        at_least=2,
+        affects="steps",
+    )
+    fold_repeats: int = setting(
+        1, "how often the reviews are divided into data.folds anew", at_least=1, affects="steps"
+    )
+    fold: int | None = setting(
+        None, "the only fold to predict, 1 to data.folds * data.fold_repeats; null: all", at_least=1, affects="steps"
+    )
     validation_fraction: float = setting(
         0.2, "share of train kept for validation if the source has none", above=0, below=1, affects="steps"
     )
@@ -89,5 +104,11 @@ class DataSettings:
                 yield f"{prefix}train_file is missing: name a file ({', '.join(ENDINGS)})"
         elif named:
             yield f"{', '.join(named)}: not read with {prefix}source={self.source}; set data=files or leave it out"
+        if self.folds is None and self.fold is not None:
+            yield f"{prefix}fold={self.fold}: needs {prefix}folds, the number of folds"
+        if self.folds is not None and self.fold is None:
+            yield f"{prefix}folds={self.folds}: type it on the command line, which runs all folds, or name {prefix}fold"
+        if self.folds is not None and (self.fold or 1) > (most := self.folds * self.fold_repeats):
+            yield f"{prefix}fold={self.fold}: there are {most} ({prefix}folds * {prefix}fold_repeats)"
         if self.text_column == self.label_column:
             yield f"{prefix}text_column and {prefix}label_column are both {self.text_column!r}"
