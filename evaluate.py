@@ -14,6 +14,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
     from bertlens.report.figures import figures
     from bertlens.run import summary
+    from bertlens.run.labels import count_checked_errors, read_checked_labels
     from bertlens.system.files import relative
 
     path = find_checkpoint(config.checkpoint)
@@ -25,6 +26,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     with run.stage("data"):
         data = build.evaluation_data(config, info, tokenizer)
         data.setup("test")
+    checked = None
+    if config.checked_labels is not None:
+        checked = read_checked_labels(config.checked_labels, data.reviews["test"])
     run.begin(config)
     summary.say("model", relative(path))
     summary.say("reviews", f"{len(data.reviews['test']):,} test")
@@ -42,7 +46,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
             summary.write_faithfulness(run, config.faithfulness, explainer, data.reviews["test"], module.test_result)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
-        summary.print_result(run.write_metrics(metrics, checkpoint=str(path), features=data.num_features), run.folder)
+        more = {} if checked is None else {"checked_labels": count_checked_errors(checked, module.test_result)}
+        written = run.write_metrics(metrics, checkpoint=str(path), features=data.num_features, **more)
+        summary.print_result(written, run.folder)
         summary.say("wrote", "metrics.json, predictions.parquet")
         summary.say("", ", ".join(f"{name}.png" for name in drawn))
     return metrics

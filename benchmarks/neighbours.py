@@ -5,8 +5,8 @@
 
 Each row is a step with a process of its own. A step writes ROW.json and ROW.npy (what it says for each test review)
 into --work, and is skipped when both are there; the Trainer and the embeddings go on where they were stopped. After
-each step, the table of all so far is written to --out. RUN is a folder of `evaluate.py` with the predictions of one of our
-presets on the same reviews; `best` is also averaged with NB-SVM. No step chooses anything by the test reviews.
+each step, the table of all so far is written to --out. RUN is a folder of `evaluate.py` with the predictions of one of
+our presets on the same reviews; `best` is also averaged with NB-SVM. Nothing is chosen by the test reviews.
 """
 
 import argparse

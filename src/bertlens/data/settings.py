@@ -32,7 +32,7 @@ class DataSettings:
     )
     folds: int | None = setting(
         None,
-        "fit so many times, each time without another fold of the training reviews, and predict the labels of that fold",
+        "fit so many times, each time without one fold of the training reviews, and predict that fold's labels",
         at_least=2,
         affects="steps",
     )

@@ -95,7 +95,10 @@ def _read_local(settings: DataSettings) -> dict[str, pa.Table]:
 
 
 def _read_class_folders(folder: Path) -> pa.Table:
-    """Read `folder`/neg, `folder`/pos and their films in the order of the hub's copy: negatives first, each class by number."""
+    """Read `folder`/neg and `folder`/pos in the order of the hub's copy: negatives first, each class by number.
+
+    The column `film` holds the address of a review's film, or what no other review has.
+    """
     tables = []
     for name in CLASS_FOLDERS:
         files = list((folder / name).glob("*.txt"))
