@@ -44,14 +44,10 @@ class TrainConfig(EveryConfig):
     )
     test: bool = setting(True, "measure the test reviews at the end")
     report: bool = setting(
-        False,
-        "write report.html at the end: 64 test reviews and what their predictions rest on; with data.folds, the 64 "
-        "most doubtful labels",
+        False, "write report.html: 64 test reviews, or with data.folds doubtful labels, and what predictions rest on"
     )
     distill: str | None = setting(
-        None,
-        "learn the mean of each label and its out-of-fold probabilities, from the folder of a run with data.folds",
-        affects="steps",
+        None, "the folder of a run with data.folds: learn the mean of label and prediction there", affects="steps"
     )
     resume: str | None = setting(
         "auto",
@@ -126,9 +122,7 @@ class EvaluateConfig(EveryConfig):
     trainer: TrainerSettings = section(TrainerSettings)
     report: bool = setting(False, "write report.html: 64 test reviews and what their predictions rest on")
     checked_labels: str | None = setting(
-        None,
-        "a CSV of test reviews whose labels people looked at (row, label, verdict: right, wrong, unclear): how many of "
-        "the errors lie on them",
+        None, "a CSV of checked test labels (row, label, verdict: right, wrong, unclear): count the errors on them"
     )
     faithfulness: FaithfulnessSettings = section(FaithfulnessSettings)
 

@@ -128,12 +128,11 @@ def test_suspects_of_repeated_folds_by_hand():
         "row": [0, 0, 1, 1, 2, 2, 3, 3],
         "fold": [1, 3, 2, 4, 1, 4, 1, 4],
         "label": ["a", "a", "a", "a", "a", "a", "b", "b"],
-        "text digest": list("ppqqrrrr"),
         "text": list("ppqqrrrr"),
         "probability of a": [0.4, 0.9, 0.6, 0.1, 0.8, 0.9, 0.8, 0.9],
     }
     columns["probability of b"] = [1 - share for share in columns["probability of a"]]
-    suspects = find_suspects(pa.table(columns), repeats=2)
+    suspects = find_suspects(pa.table(columns))
     found = [
         (each["row"], each["prediction"], round(each["probability of the label"], 6), each["also labelled"])
         for each in suspects

@@ -31,14 +31,9 @@ class DataSettings:
         None, "training reviews at most, each class in its share; null: all", at_least=1, affects="steps"
     )
     folds: int | None = setting(
-        None,
-        "fit so many times, each time without one fold of the training reviews, and predict that fold's labels",
-        at_least=2,
-        affects="steps",
+        None, "divide train into so many folds; predict each by a fit on the others", at_least=2, affects="steps"
     )
-    fold_repeats: int = setting(
-        1, "how often the reviews are divided into data.folds anew", at_least=1, affects="steps"
-    )
+    fold_repeats: int = setting(1, "how often train is divided into data.folds anew", at_least=1, affects="steps")
     fold: int | None = setting(
         None, "the only fold to predict, 1 to data.folds * data.fold_repeats; null: all", at_least=1, affects="steps"
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -34,7 +33,7 @@ from bertlens.system.escape import csv_row, one_line_of
 from bertlens.system.files import atomic_write, relative
 
 PREDICTIONS = "predictions.parquet"
-DIGEST, LABEL_PROBABILITY = "text digest", "probability of the label"
+DIGEST, PROBABILITY, LABEL_PROBABILITY = "text digest", "probability of ", "probability of the label"
 SUSPECT_COLUMNS = ("row", "label", "prediction", LABEL_PROBABILITY, "also labelled", "text")
 NUM_REPORTED = 64
 VERDICTS = ("wrong", "unclear", "right")
@@ -68,43 +67,56 @@ def gather_folds(sweep: Path) -> None:
     Do nothing where more than the fold varies: then no choice of the other keys is the one that is meant.
     """
     tables = {path.parent: pq.read_table(path) for path in sorted(sweep.glob(f"*/{PREDICTIONS}"))}
-    config = OmegaConf.load(next(iter(tables)) / HYDRA_FOLDER / "config.yaml")
+    config: Any = OmegaConf.load(min(sweep.glob(f"*/{HYDRA_FOLDER}")) / "config.yaml")
     if len(tables) != config.data.folds * config.data.fold_repeats:
         return
     table = pa.concat_tables(tables.values()).sort_by([("row", "ascending"), ("fold", "ascending")])
     with atomic_write(sweep / PREDICTIONS) as file:
         pq.write_table(table.drop_columns("text"), file)
-    suspects = find_suspects(table, repeats=config.data.fold_repeats)
+    suspects, num_reviews = find_suspects(table), len(table["row"].unique())
     with atomic_write(sweep / "suspects.csv", "w") as file:
-        writer = csv.DictWriter(file, SUSPECT_COLUMNS)
+        writer = csv.DictWriter(file, SUSPECT_COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(csv_row({name: suspect[name] for name in SUSPECT_COLUMNS}) for suspect in suspects)
-    num_reviews = len(table) // config.data.fold_repeats
+        writer.writerows(map(csv_row, suspects))
     print()
     say("doubtful", f"{len(suspects):,} of {num_reviews:,} labels: {relative(sweep / 'suspects.csv')}")
     if config.report and suspects:
-        job_of = {table["fold"][0].as_py(): job for job, table in tables.items()}
-        _report(sweep / "report.html", suspects[:NUM_REPORTED], job_of, num_reviews)
+        runs = {table["fold"][0].as_py(): run for run, table in tables.items()}
+        _report(sweep / "report.html", suspects[:NUM_REPORTED], runs, num_reviews)
 
 
-def _report(path: Path, suspects: list[dict[str, Any]], job_of: Mapping[int, Path], num_reviews: int) -> None:
-    """Explain each review by the classifier that has not seen it, and write the page."""
+def find_suspects(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the reviews whose label is not the most probable one, or not that of an equal text; worst first."""
+    columns = [column for column in table.column_names if column.startswith(PROBABILITY)]
+    means = [(column, "mean") for column in columns]
+    reviews = table.group_by(["row", "label", "text"]).aggregate([("fold", "min"), *means]).to_pylist()
+    labels_of: dict[str, set[str]] = {}
+    for review in reviews:
+        labels_of.setdefault(review["text"], set()).add(review["label"])
+    suspects = []
+    for review in reviews:
+        shares = {column.removeprefix(PROBABILITY): review[f"{column}_mean"] for column in columns}
+        prediction, others = max(shares, key=shares.__getitem__), labels_of[review["text"]] - {review["label"]}
+        if prediction != review["label"] or others:
+            found = {"prediction": prediction, LABEL_PROBABILITY: shares[review["label"]]}
+            suspects.append(review | found | {"also labelled": ", ".join(sorted(others))})
+    return sorted(suspects, key=lambda suspect: (suspect[LABEL_PROBABILITY], suspect["row"]))
+
+
+def _report(path: Path, suspects: list[dict[str, Any]], runs: Mapping[int, Path], num_reviews: int) -> None:
+    """Explain each review by a classifier that has not seen it, and write the page. `runs`: their folders, by fold."""
     explained: dict[int, ExplainedReview] = {}
-    for fold in sorted({suspect["fold"] for suspect in suspects}):
-        checkpoint = read_checkpoint(find_checkpoint(job_of[fold]))
+    for fold in sorted({suspect["fold_min"] for suspect in suspects}):
+        checkpoint = read_checkpoint(find_checkpoint(runs[fold]))
         explainer = Explainer(*restore(checkpoint), checkpoint.info)
-        reviews = [
-            ReviewToExplain(index=each["row"], text=each["text"], label=explainer.label_names.index(each["label"]))
-            for each in suspects
-            if each["fold"] == fold
-        ]
+        names, some = explainer.label_names, [suspect for suspect in suspects if suspect["fold_min"] == fold]
+        reviews = [ReviewToExplain(index=a["row"], text=a["text"], label=names.index(a["label"])) for a in some]
         explained |= {review.index: review for review in explainer.explain(reviews)}
+    chosen = f"{len(suspects)} of {num_reviews:,} training reviews, the most doubtful labels first"
     render_report(
         [explained[suspect["row"]] for suspect in suspects],
-        label_names=explainer.label_names,
-        selection=Selection(
-            sentence=f"{len(suspects)} of {num_reviews:,} training reviews, the most doubtful labels first"
-        ),
+        label_names=names,
+        selection=Selection(sentence=chosen),
         title="Doubtful labels",
         facts=checkpoint.info.facts(epoch=checkpoint.epoch) | {"run": str(path.parent)},
         path=path,
@@ -112,33 +124,10 @@ def _report(path: Path, suspects: list[dict[str, Any]], job_of: Mapping[int, Pat
     say("report", relative(path))
 
 
-def find_suspects(table: pa.Table, *, repeats: int) -> list[dict[str, Any]]:
-    """Return the reviews whose label is not the most probable one, or not that of an equal text; worst first.
-
-    `table` is sorted by row and fold, with as many predictions per row as `repeats`.
-    """
-    names = [name.removeprefix("probability of ") for name in table.column_names if name.startswith("probability of ")]
-    each = np.stack([table[f"probability of {name}"].to_numpy() for name in names], axis=1)
-    probabilities = each.reshape(-1, repeats, len(names)).mean(axis=1)  # [R, C]
-    table = table.take(np.arange(0, len(table), repeats))
-    labels_of: dict[str, set[str]] = {}
-    for digest, label in zip(table[DIGEST].to_pylist(), table["label"].to_pylist(), strict=True):
-        labels_of.setdefault(digest, set()).add(label)
-    suspects = []
-    for review, shares in zip(
-        table.select(["row", "fold", "label", "text", DIGEST]).to_pylist(), probabilities, strict=True
-    ):
-        prediction, others = names[shares.argmax()], labels_of[review[DIGEST]] - {review["label"]}
-        if prediction != review["label"] or others:
-            found = {"prediction": prediction, LABEL_PROBABILITY: shares[names.index(review["label"])].item()}
-            suspects.append(review | found | {"also labelled": ", ".join(sorted(others))})
-    return sorted(suspects, key=lambda suspect: suspect[LABEL_PROBABILITY])
-
-
 def read_soft_labels(given: str, split: datasets.Dataset) -> Tensor:
     """Return the mean of each label and its out-of-fold probabilities [R, C]. Raise `InputError` if some lack them."""
     path, names = Path(given).expanduser() / PREDICTIONS, split.features["label"].names
-    columns = [f"probability of {name}" for name in names]
+    columns = [f"{PROBABILITY}{name}" for name in names]
     try:
         table = pq.read_table(path, columns=[DIGEST, *columns])
         table = table.group_by(DIGEST).aggregate([(name, "mean") for name in columns])
@@ -157,18 +146,14 @@ def read_checked_labels(given: str, split: datasets.Dataset) -> dict[int, str]:
     names, labels = split.features["label"].names, split["label"][:]
     checked: dict[int, str] = {}
     for number, review in enumerate(csv.DictReader(read_text(Path(given).expanduser()).splitlines()), start=2):
-        try:
-            row, verdict, label = int(review["row"]), review["verdict"], review["label"]
-            if verdict not in VERDICTS:
-                raise ValueError
-        except (KeyError, ValueError, TypeError) as error:
-            what = "give row, label and verdict (right, wrong or unclear)"
-            raise InputError(f"checked_labels={given}, line {number}: {what}") from error
-        if not 0 <= row < len(labels) or label not in (str(labels[row]), names[labels[row]]):
-            raise InputError(
-                f"checked_labels={given}, line {number}: not the label of test review {row}; is it of others?"
-            )
-        checked[row] = verdict
+        row, label, verdict = (review.get(name) or "" for name in ("row", "label", "verdict"))
+        of_these = (
+            row.isdecimal() and int(row) < len(labels) and label in (str(labels[int(row)]), names[labels[int(row)]])
+        )
+        if not of_these or verdict not in VERDICTS:
+            columns = "the row of a test review, its label, and the verdict: right, wrong or unclear"
+            raise InputError(f"checked_labels={given}, line {number}: give {columns}")
+        checked[int(row)] = verdict
     return checked
 
 
