@@ -46,7 +46,7 @@ def digest_of(text: str) -> str:
 
 def write_fold(folder: Path, split: datasets.Dataset, result: tuple[Tensor, Tensor, Tensor], *, fold: int) -> None:
     """Write the predictions for one fold: its rows in the split [R], labels [R] and logits [R, C]."""
-    rows, labels, logits = result
+    rows, labels, logits = result[0].view(-1), result[1].view(-1), result[2]  # torchmetrics makes a scalar of one row
     split, names = split.select(rows.tolist()), split.features["label"].names
     columns: dict[str, Any] = {
         DIGEST: [digest_of(text) for text in split["text"]],
