@@ -15,6 +15,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
     from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
     from bertlens.report.figures import figures
     from bertlens.run import summary
+    from bertlens.run.labels import count_checked_errors, read_checked_labels
     from bertlens.system.files import relative
     from bertlens.training.uncertainty import intervals
 
@@ -28,6 +29,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         data = build.evaluation_data(config, info, tokenizer)
         data.setup("test")
         other = None if config.against is None else build.build_other(config, data)
+        checked = None
+        if config.checked_labels is not None:
+            checked = read_checked_labels(config.checked_labels, data.reviews[\"test\"])
     run.begin(config)
     summary.say("model", relative(path))
     summary.say("reviews", f"{len(data.reviews['test']):,} test")
@@ -50,6 +54,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
             summary.write_faithfulness(run, config.faithfulness, explainer, data.reviews["test"], module.test_result)
         if config.report:
             summary.write_sample_report(run, info, classifier, data, module, facts=checkpoint.facts())
+        if checked is not None:
+            more["checked_labels"] = count_checked_errors(checked, module.test_result)
         summary.print_result(run.write_metrics(metrics, checkpoint=str(path), **more), run.folder)
         wrote = ["metrics.json", "predictions.parquet", *(["disagreements.html"] if other else [])]
         summary.say("wrote", ", ".join(wrote))

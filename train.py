@@ -16,6 +16,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     from bertlens.model.checkpoint import check_resumable
     from bertlens.model.pretrained import find_pretrained
     from bertlens.run import summary
+    from bertlens.run.labels import read_soft_labels, write_fold
     from bertlens.training.callbacks import best_accuracy
 
     if config.features.clear or config.features.list:
@@ -31,6 +32,8 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         info = build.describe_checkpoint(config, data, pretrained)
         classifier = build.build_published_classifier(info, pretrained)
         module = build.build_module(config, classifier, info)
+        if config.distill is not None:
+            module.soft_labels = read_soft_labels(config.distill, data.reviews["train"])
         resumed = build.find_resumed(config, run)
         if resumed is not None:
             check_resumable(resumed, info)
@@ -47,8 +50,15 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
         trainer.fit(module, data, ckpt_path=resumed)
         stage.num_reviews = module.num_reviews["train"]
     metrics: dict[str, Any] = best_accuracy(trainer)
-    if config.test:
+    if config.test or config.data.fold is not None:
         build.load_kept(config, run, trainer, module, resumed=resumed)
+    if config.data.fold is not None:
+        with run.stage("fold"):
+            trainer.validate(module, data, verbose=False)
+        metrics = {name: value for name, value in module.measured.items() if name.startswith("val/")}
+        if trainer.is_global_zero:
+            write_fold(run.folder, data.reviews["validation"], module.validation_result, fold=config.data.fold)
+    if config.test:
         with run.stage("test") as stage:
             trainer.test(module, data, verbose=False)
             stage.num_reviews = module.num_reviews["test"]

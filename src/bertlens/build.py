@@ -92,7 +92,7 @@ def build_data(config: TrainConfig, pretrained: Pretrained) -> ReviewDataModule:
         raise InputError(f"data.max_length={config.data.max_length}: the model has positions for {positions} pieces")
     lowercase = pretrained.lowercase if config.data.lowercase is None else config.data.lowercase
     settings = dataclasses.replace(make_paths_absolute(config.data), lowercase=lowercase)
-    if not (config.test or config.report):
+    if not config.uses_test_reviews:
         settings = dataclasses.replace(settings, test_fraction=0.0)  # nothing reads test reviews, so train keeps all
     return ReviewDataModule(
         settings,

@@ -43,7 +43,12 @@ class TrainConfig(EveryConfig):
         affects="steps",
     )
     test: bool = setting(True, "measure the test reviews at the end")
-    report: bool = setting(False, "write report.html at the end: 64 test reviews and what their predictions rest on")
+    report: bool = setting(
+        False, "write report.html: 64 test reviews, or with data.folds doubtful labels, and what predictions rest on"
+    )
+    distill: str | None = setting(
+        None, "the folder of a run with data.folds: learn the mean of label and prediction there", affects="steps"
+    )
     resume: str | None = setting(
         "auto",
         "auto: go on with the unfinished run in this run's folder, if there is one; a run's folder: go on with that "
@@ -54,6 +59,10 @@ class TrainConfig(EveryConfig):
         None, "print loss, seconds and accuracy every so many iterations", at_least=1, affects="nothing"
     )
     optimized_metric: str = setting("val/accuracy", "what a run returns to a Hydra sweeper", affects="nothing")
+
+    @property
+    def uses_test_reviews(self) -> bool:
+        return self.test or (self.report and self.data.fold is None)
 
     def conflicts(self, prefix: str = "") -> Iterator[str]:
         data, model, trainer = self.data, self.model, self.trainer
@@ -69,7 +78,7 @@ class TrainConfig(EveryConfig):
             )
         if trainer.overfit_batches and (trainer.limit_train_batches is not None or trainer.fast_dev_run):
             yield "trainer.overfit_batches: excludes trainer.limit_train_batches and trainer.fast_dev_run; give one"
-        if not data.has_test_reviews and (self.test or self.report):
+        if not data.has_test_reviews and self.uses_test_reviews:
             yield "data.test_fraction=0: name data.test_file, or measure no test reviews (test=false report=false)"
         if not data.has_validation_reviews:
             wanting = ["checkpoint.keep=best"] if self.checkpoint.keep == "best" else []
@@ -123,6 +132,9 @@ class EvaluateConfig(EveryConfig):
     calibrate: bool = setting(False, CALIBRATE)
     against: str | None = setting(
         None, "compare with this: a checkpoint, a run's folder, latest, or a predictions.parquet of the same reviews"
+    )
+    checked_labels: str | None = setting(
+        None, "a CSV of checked test labels (row, label, verdict: right, wrong, unclear): count the errors on them"
     )
     faithfulness: FaithfulnessSettings = section(FaithfulnessSettings)
 

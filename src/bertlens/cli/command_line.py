@@ -41,7 +41,7 @@ def for_hydra(typed: list[str], schema: type) -> list[str]:
     given = tuple(argument.partition("=")[0] for argument in arguments)
     if "data" not in given and any(key in given for key in OWN_FILES):
         arguments.append("data=files")  # files that are named are read
-    return _add_sweep(arguments)
+    return _add_sweep(_add_folds(arguments))
 
 
 def _write_out(argument: str, known: set[str]) -> str:
@@ -53,7 +53,7 @@ def _write_out(argument: str, known: set[str]) -> str:
     name, _, value = argument.partition("=")
     if name in FREE_TEXT and name in known and value[:1] not in ("[", "'", '"', ""):
         return f"{name}={_quote(value)}"
-    if name == "checkpoint.path" or (name == "checkpoint" and name in known) or name == "resume":
+    if name == "checkpoint.path" or (name == "checkpoint" and name in known) or name in ("resume", "distill"):
         return f"{name}={value if re.fullmatch(PLAIN_PATH, value) or value[:1] in QUOTES else _quote(value)}"
     return argument
 
@@ -87,6 +87,18 @@ def _add_resumed(arguments: list[str]) -> list[str]:
         run_dir = [] if "hydra.run.dir" in given else [f"hydra.run.dir={_quote(str(folder))}"]
         return [*kept, *run_dir, *others, argument]
     return arguments
+
+
+def _add_folds(arguments: list[str]) -> list[str]:
+    """Let `data.folds=5` be a sweep of five jobs, which keep the last epoch and measure no test reviews."""
+    given = {each.key_or_group: each.value() for each in parse_overrides(arguments)}
+    folds, repeats = given.get("data.folds"), given.get("data.fold_repeats", 1)
+    if "data.fold" in given or type(folds) is not int or type(repeats) is not int or folds < 2 or repeats < 1:
+        return arguments
+    jobs = ",".join(map(str, range(1, folds * repeats + 1)))
+    more = {"checkpoint.keep": "last", "test": "false", "data.fold": jobs}
+    options = ["-m"] * (not any(option in arguments for option in MULTIRUN))
+    return [*options, *arguments, *(f"{key}={value}" for key, value in more.items() if key not in given)]
 
 
 def _add_sweep(arguments: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from bertlens.data.readers import is_blank, read_file
 from bertlens.data.settings import DataSettings
 from bertlens.data.sources import CLASS_FOLDERS, SOURCES
-from bertlens.data.splits import SPLITS, draw_subset, find_class_names, hold_out
+from bertlens.data.splits import SPLITS, draw_subset, find_class_names, hold_out, number_folds
 from bertlens.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ def load_reviews(settings: DataSettings) -> datasets.DatasetDict:
 
     The demo has `spans` too: pairs of character offsets. A test or validation split that the source lacks is held out
     of train: `test_fraction` or `validation_fraction` of each class, drawn with `seed`, and never a text that train
-    keeps. With `test_fraction` 0 there is no test split. Raises `InputError` for reviews that cannot be used.
+    keeps. With `test_fraction` 0 there is no test split. With `fold`, the validation split is that fold of train, with
+    each review's `row` in train. Raises `InputError` for reviews that cannot be used.
     """
     source = "local" if settings.path is not None else settings.source
     tables = SOURCES[source](settings)
@@ -37,12 +38,20 @@ def load_reviews(settings: DataSettings) -> datasets.DatasetDict:
         raise InputError(f"every train review is empty: is data.text_column={settings.text_column!r} the right one?")
     names = find_class_names(tables)
     for split, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
-        if split not in tables and fraction:
+        if split not in tables and fraction and (split == "test" or settings.fold is None):
             tables["train"], tables[split] = hold_out(tables["train"], fraction, settings.seed, split=split)
+    for key in ("max_reviews", "train_reviews"):
+        if (getattr(settings, key) or len(names)) < len(names):
+            raise InputError(f"data.{key}={getattr(settings, key)} is too few for {len(names)} classes")
     if settings.max_reviews is not None:
-        if settings.max_reviews < len(names):
-            raise InputError(f"data.max_reviews={settings.max_reviews} is too few for {len(names)} classes")
         tables = {split: draw_subset(table, settings.max_reviews, settings.seed) for split, table in tables.items()}
+    if settings.folds is not None and settings.fold is not None:
+        repeat, fold = divmod(settings.fold - 1, settings.folds)
+        train = tables["train"].append_column("row", pa.array(range(tables["train"].num_rows), pa.int64()))
+        held_out = pa.array(number_folds(train, settings.folds, seed=settings.seed, repeat=repeat) == fold + 1)
+        tables |= {"train": train.filter(pc.invert(held_out)), "validation": train.filter(held_out)}
+    if settings.train_reviews is not None:
+        tables["train"] = draw_subset(tables["train"], settings.train_reviews, settings.seed)
     _warn_of_empty_reviews(tables)
     for split, table in tables.items():
         if missing := set(names) - set(pc.unique(table["label"]).to_pylist()):
@@ -81,6 +90,7 @@ def _warn_of_empty_reviews(tables: dict[str, pa.Table]) -> None:
 
 def _to_dataset(table: pa.Table, names: list[str], shown: list[str]) -> datasets.Dataset:
     """Return the table with its labels numbered in the order of `names` and called `shown`."""
+    table = table.drop_columns([name for name in table.column_names if name == "film"])
     labels = pc.index_in(table["label"], value_set=pa.array(names)).cast(pa.int64())
     table = table.set_column(table.column_names.index("label"), "label", labels)
     features = datasets.Features.from_arrow_schema(table.schema)

@@ -27,6 +27,16 @@ class DataSettings:
     label_column: str = setting("label", "the column with the label")
     header: bool = setting(True, "whether the first line of a .tsv or .csv names the columns; if not: 0, 1, ...")
     max_reviews: int | None = setting(None, "reviews per split at most, each class in its share; null: all", at_least=1)
+    train_reviews: int | None = setting(
+        None, "training reviews at most, each class in its share; null: all", at_least=1, affects="steps"
+    )
+    folds: int | None = setting(
+        None, "divide train into so many folds; predict each by a fit on the others", at_least=2, affects="steps"
+    )
+    fold_repeats: int = setting(1, "how often train is divided into data.folds anew", at_least=1, affects="steps")
+    fold: int | None = setting(
+        None, "the only fold to predict, 1 to data.folds * data.fold_repeats; null: all", at_least=1, affects="steps"
+    )
     validation_fraction: float = setting(
         0.2,
         "share of train kept for validation if the source has none; 0: none, and the last epoch is kept",
@@ -79,7 +89,8 @@ class DataSettings:
 
     @property
     def has_validation_reviews(self) -> bool:
-        return self.source == "demo" or self.validation_file is not None or self.validation_fraction > 0
+        is_drawn = self.validation_fraction > 0 or self.fold is not None
+        return self.source == "demo" or self.validation_file is not None or is_drawn
 
     @property
     def has_test_reviews(self) -> bool:
@@ -97,5 +108,11 @@ class DataSettings:
                 yield f"{prefix}train_file is missing: name a file ({', '.join(ENDINGS)})"
         elif named:
             yield f"{', '.join(named)}: not read with {prefix}source={self.source}; set data=files or leave it out"
+        if self.folds is None and self.fold is not None:
+            yield f"{prefix}fold={self.fold}: needs {prefix}folds, the number of folds"
+        if self.folds is not None and self.fold is None:
+            yield f"{prefix}folds={self.folds}: type it on the command line, which runs all folds, or name {prefix}fold"
+        if self.folds is not None and (self.fold or 1) > (most := self.folds * self.fold_repeats):
+            yield f"{prefix}fold={self.fold}: there are {most} ({prefix}folds * {prefix}fold_repeats)"
         if self.text_column == self.label_column:
             yield f"{prefix}text_column and {prefix}label_column are both {self.text_column!r}"

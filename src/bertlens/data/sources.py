@@ -95,15 +95,21 @@ def _read_local(settings: DataSettings) -> dict[str, pa.Table]:
 
 
 def _read_class_folders(folder: Path) -> pa.Table:
-    """Read `folder`/neg and `folder`/pos in the order of the hub's copy: negatives first, each class by number."""
+    """Read `folder`/neg and `folder`/pos in the order of the hub's copy: negatives first, each class by number.
+
+    The column `film` holds the address of a review's film, or what no other review has.
+    """
     tables = []
     for name in CLASS_FOLDERS:
         files = list((folder / name).glob("*.txt"))
         if not files:
             raise InputError(f"data.path: {str(folder / name)!r} holds no .txt reviews")
         files.sort(key=lambda file: (file.stem.partition("_")[0].zfill(9), file.name))
-        texts = pa.array([read_text(file) for file in files], pa.string())
-        tables.append(pa.table({"text": texts, "label": [name] * len(files)}))
+        columns = {"text": pa.array([read_text(file) for file in files], pa.string()), "label": [name] * len(files)}
+        urls = folder / f"urls_{name}.txt"  # line n, counted from 0, is the film of the review with number n
+        films = {str(number): url for number, url in enumerate(read_text(urls).split("\n"))} if urls.is_file() else {}
+        columns["film"] = [films.get(file.stem.partition("_")[0]) or f"{name}/{file.name}" for file in files]
+        tables.append(pa.table(columns))
     return pa.concat_tables(tables)
 
 

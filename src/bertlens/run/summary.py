@@ -101,7 +101,7 @@ def write_run(
         found = intervals(labels, probabilities)
         log_test(trainer.loggers, labels, probabilities, info.label_names, found, step=step)
     log_hyperparameters(trainer.loggers, run.overrides, metrics, step=step)
-    if config.report:
+    if config.report and config.uses_test_reviews:
         facts = info.facts(epoch=module.epoch or trainer.current_epoch) | {"run": str(run.folder)}
         write_sample_report(run, info, classifier, data, module, facts=facts)
     more = {

@@ -22,6 +22,7 @@ from bertlens.system.wording import count_of
 
 # chosen by validation: choosing by the test reviews would make their figure too good
 RANKED_BY = "val/accuracy"
+REPEATS = {"seed": "seeds", "data.fold": "folds"}  # keys that vary nothing but chance
 SHOWN = (RANKED_BY, "test/accuracy", "test/loss")
 
 # of the sweeps that this process ran, by folder: the SLURM jobs of earlier tries, as submitit's files
@@ -48,8 +49,8 @@ class NoteSweep(Callback):
 def write_table(folder: Path) -> bool:
     """Print the table of the sweep in `folder` and write `sweep.csv`. Return whether every job succeeded.
 
-    Only the keys that vary are printed. Where `seed` is one of them, there is also the mean and the standard deviation
-    over the seeds, for each choice of the other keys.
+    Only the keys that vary are printed. Where `seed` or `data.fold` is one of them, there is also the mean and the
+    standard deviation over them, for each choice of the other keys.
     """
     rows = sorted(read_jobs(folder), key=lambda row: -row.get(RANKED_BY, -1.0))
     if not rows:
@@ -62,6 +63,10 @@ def write_table(folder: Path) -> bool:
     done = [row for row in rows if "seconds" in row]
     if done:
         _print_jobs(folder, done, columns)
+    if len(done) == len(rows) and all("data.fold" in row for row in rows):
+        from bertlens.run.labels import gather_folds  # imports torch
+
+        gather_folds(folder)
     print()
     for row in rows:
         if "error" in row:
@@ -79,7 +84,7 @@ def _print_jobs(folder: Path, rows: list[dict[str, Any]], columns: list[str]) ->
     measured = [name for name in (*SHOWN, "seconds") if name in columns]
     given = [name for name in columns if name not in ("run", "error", *measured)]
     varying = [name for name in given if len({row.get(name) for row in rows}) > 1]
-    keys, others = varying or ["run"], [name for name in varying if name != "seed"]
+    keys, others = varying or ["run"], [name for name in varying if name not in REPEATS]
     cells = _cells(rows, keys, measured)
     ranked, figure = [row for row in rows if RANKED_BY in row], None
     if ranked and len(others) in (1, 2):
@@ -88,9 +93,9 @@ def _print_jobs(folder: Path, rows: list[dict[str, Any]], columns: list[str]) ->
             figure.savefig(file, format="png", dpi=120)
     log_sweep_table(folder, [*keys, *measured], cells, keys=varying, figure=figure)
     _print_table(f"{count_of(len(rows), 'run')}, best validation accuracy first", [*keys, *measured], cells)
-    if "seed" in varying:
-        title = "mean and standard deviation over the seeds"
-        _print_table(title, [*others, *SHOWN], _cells(rows, others, SHOWN))
+    if repeats := [what for name, what in REPEATS.items() if name in varying]:
+        title = f"mean and standard deviation over the {' and '.join(repeats)}"
+        _print_table(title, [*others, *measured], _cells(rows, others, measured))
 
 
 def _cells(rows: list[dict[str, Any]], keys: Sequence[str], measured: Sequence[str]) -> list[list[str]]:

@@ -61,6 +61,7 @@ class ReviewModule(pl.LightningModule):
         self.num_reviews = {"train": 0, "test": 0}  # of all processes, in this run
         self.last_step: int | None = None  # of the weights that are tested, if they come from a checkpoint
         self.epoch: int | None = None  # theirs as well, counted from 1
+        self.soft_labels: Tensor | None = None  # [R, C] of the training reviews, to learn instead of their labels
         self._unchecked_losses: list[tuple[str, Tensor]] = []
         self._resumed: dict[str, Any] | None = None
 
@@ -83,12 +84,11 @@ class ReviewModule(pl.LightningModule):
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         logits = self(batch).float()
-        if stage == "val":
-            self.predictions.update(batch.rows, batch.labels, logits)
-        loss = F.cross_entropy(logits, batch.labels)
-        probabilities = logits.detach().softmax(dim=1)
-        self._metrics(stage).add(loss.detach(), probabilities, batch.labels)
-        return loss, probabilities
+        soft = self.soft_labels if stage == "train" else None
+        loss = F.cross_entropy(logits, batch.labels if soft is None else soft[batch.rows])
+        logits = logits.detach()
+        self._metrics(stage).add(loss.detach(), logits.softmax(dim=1), batch.labels)
+        return loss, logits
 
     def _metrics(self, stage: str) -> StageMetrics:
         return cast(StageMetrics, self.metrics[f"{stage}_metrics"])
@@ -101,7 +101,7 @@ class ReviewModule(pl.LightningModule):
         metrics.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        loss, probabilities = self._step(batch, "train")
+        loss, logits = self._step(batch, "train")
         self.num_reviews["train"] += len(batch.labels) * self.trainer.world_size
         self._unchecked_losses.append((self._where(), loss.detach()))
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -110,7 +110,7 @@ class ReviewModule(pl.LightningModule):
             self._check_losses()
         if is_logged:
             self.log("train/loss_step", loss, prog_bar=True)
-        accuracy = (probabilities.argmax(dim=1) == batch.labels).float().mean()
+        accuracy = (logits.argmax(dim=1) == batch.labels).float().mean()
         return {"loss": self._weigh(loss, len(batch.labels)), "accuracy": accuracy}
 
     def _weigh(self, loss: Tensor, num_reviews: int) -> Tensor:
@@ -135,7 +135,7 @@ class ReviewModule(pl.LightningModule):
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
+        self.predictions.update(batch.rows, batch.labels, self._step(batch, "val")[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.predictions.update(batch.rows, batch.labels, self(batch).float())
@@ -152,15 +152,16 @@ class ReviewModule(pl.LightningModule):
         self._check_losses()
         self._log_epoch("train")
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_epoch("val")
-        _, labels, logits = self.predictions.compute()
-        self.temperature = fit_temperature(logits, labels.view(-1))
-
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
 
     on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val")
+        self.validation_result = self.predictions.compute()
+        _, labels, logits = self.validation_result
+        self.temperature = fit_temperature(logits, labels.view(-1))
 
     def on_test_epoch_end(self) -> None:
         """Measure all reviews in the order of the split, so that no digit depends on how many processes shared them."""
@@ -207,6 +208,7 @@ class ReviewModule(pl.LightningModule):
         self.temperature = checkpoint.get(TEMPERATURE_KEY)
 
     def on_train_start(self) -> None:
+        self.soft_labels = None if self.soft_labels is None else self.soft_labels.to(self.device)
         # not while loading: what Lightning sets up after that may draw random numbers
         if self._resumed is not None:
             set_random_state(self._resumed[RANDOM_KEY])
