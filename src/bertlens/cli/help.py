@@ -18,9 +18,10 @@ PURPOSES = {
     "train": "Fine-tune BERT on reviews and measure the test reviews.",
     "evaluate": "Measure a checkpoint on test reviews.",
     "visualize": "Show which words a checkpoint's predictions rest on.",
+    "predict": "Predict new texts: a file of rows in, the same rows with their predictions out.",
 }
 FIRST = (
-    "checkpoint", "reviews", "indices", "text", "file", "explain.methods",
+    "checkpoint", "reviews", "indices", "text", "file", "output", "text_column", "explain", "resume", "explain.methods",
     "data.path", "data.train_file", "data.test_file", "data.truncation", "model.trainable_layers",
     "optimizer.lr", "trainer.max_epochs", "trainer.devices", "checkpoint.path", "report",
 )  # fmt: skip
