@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import Logger
 from rich.filesize import decimal
 
-from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
+from bertlens.config import EvaluateConfig, ExportConfig, TrainConfig, VisualizeConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer
@@ -333,7 +333,7 @@ def move(classifier: ReviewClassifier, device: torch.device) -> None:
 
 
 def evaluation_data(
-    config: EvaluateConfig | VisualizeConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer
+    config: EvaluateConfig | VisualizeConfig | ExportConfig, info: CheckpointInfo, tokenizer: ReviewTokenizer
 ) -> ReviewDataModule:
     """Return the test reviews of a checkpoint's run, or others where the configuration names them."""
     defaults = vars(type(config.data)())
