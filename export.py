@@ -21,16 +21,7 @@ def export(config: ExportConfig, run: Run) -> None:
     with suppress(InputError):  # the reviews are not here: the demo's texts will do
         data.setup("test")
         split = data.reviews["test"]
-    export_model(
-        loaded,
-        split,
-        format=config.format,
-        output=Path(config.output).expanduser(),
-        overwrite=config.overwrite,
-        num_verified=config.reviews,
-        quantize=config.quantize,
-        is_own_split=config.data == type(config.data)(),
-    )
+    export_model(config, loaded, split, is_own_split=config.data == type(config.data)())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertlens.data.settings import DataSettings
-from bertlens.deploy.settings import PredictConfig
+from bertlens.deploy.settings import ExportSettings, PredictConfig
 from bertlens.explanations.settings import ExplainSettings, FaithfulnessSettings, ReportSettings, SelectionSettings
 from bertlens.features.settings import FeatureSettings
 from bertlens.model.settings import ModelSettings
@@ -130,20 +130,8 @@ class VisualizeConfig(SelectionSettings, EveryConfig):
 
 
 @dataclass(kw_only=True)
-class ExportConfig(EveryConfig):
-    checkpoint: str = setting("???", "what to export: a checkpoint, a run's folder, or latest")
-    output: str = setting("???", "the folder to write")
-    format: str = setting(
-        "huggingface", "what opens it: transformers, or an ONNX runtime", choices=("huggingface", "onnx")
-    )
-    quantize: bool = setting(False, "of onnx: also write model_int8.onnx, and measure both on the test reviews")
-    reviews: int = setting(200, "on how many test reviews the export is compared with the checkpoint", at_least=1)
-    overwrite: bool = setting(False, "replace the folder")
+class ExportConfig(ExportSettings, EveryConfig):
     data: OtherReviews = section(OtherReviews)
-
-    def conflicts(self, prefix: str = "") -> Iterator[str]:
-        if self.quantize and self.format != "onnx":
-            yield f"{prefix}quantize=true: needs {prefix}format=onnx"
 
 
 SCHEMAS: dict[str, type] = {

@@ -10,6 +10,7 @@ import torch
 
 from bertlens.deploy import export
 from bertlens.deploy.export import check_packages, exact, export_model, pooler_scale
+from bertlens.deploy.settings import ExportSettings
 from bertlens.errors import InputError
 from bertlens.model.checkpoint import read_checkpoint
 from bertlens.system.files import atomic_folder
@@ -20,7 +21,10 @@ TEXTS = [
     "weak [CLS] [MASK]",
     "Great!",
 ]
-OPTIONS = {"overwrite": False, "num_verified": 12, "quantize": False, "is_own_split": True}
+
+
+def settings(output, format="huggingface"):
+    return ExportSettings(checkpoint="", output=str(output), format=format, reviews=12)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def loaded(checkpoint):
 @pytest.mark.parametrize("side", ["head", "tail", "head_tail"])
 def test_transformers_opens_the_folder_and_says_the_same(loaded, tmp_path, monkeypatch, side):
     monkeypatch.setattr(loaded.checkpoint.info.data, "truncation", side)
-    export_model(loaded, None, format="huggingface", output=tmp_path / "out", **OPTIONS)
+    export_model(settings(tmp_path / "out", "huggingface"), loaded, None)
     code = """
 import json, sys
 sys.modules["bertlens"] = None
@@ -70,7 +74,7 @@ def test_the_pooler_is_the_identity_to_fp32_rounding(loaded):
 
 def test_onnxruntime_says_the_same_without_torch(loaded, tmp_path):
     pytest.importorskip("onnxruntime")
-    export_model(loaded, None, format="onnx", output=tmp_path / "out", **OPTIONS)
+    export_model(settings(tmp_path / "out", "onnx"), loaded, None)
     readme = (tmp_path / "out" / "README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0].replace('["I loved every minute.", "Dull."]', repr(TEXTS))
     code = 'import sys; sys.modules["torch"] = sys.modules["bertlens"] = None\n' + code + "\nprint(logits.tolist())"
@@ -86,7 +90,7 @@ def test_onnxruntime_says_the_same_without_torch(loaded, tmp_path):
 def test_what_differs_is_not_written_and_names_the_texts(loaded, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "pooler_scale", lambda classifier: 0.1)
     with pytest.raises(InputError, match=r"the exported model differs from the checkpoint on \d+ of 12 texts: '"):
-        export_model(loaded, None, format="huggingface", output=tmp_path / "out", **OPTIONS)
+        export_model(settings(tmp_path / "out", "huggingface"), loaded, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,7 +98,7 @@ def test_bad_input(loaded, checkpoint, tmp_path, monkeypatch, run_task):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match=r"output=.*full: not empty; .*overwrite=true"):
-        export_model(loaded, None, format="huggingface", output=tmp_path / "full", **OPTIONS)
+        export_model(settings(tmp_path / "full", "huggingface"), loaded, None)
     with pytest.raises(InputError, match=r"mine.txt: a file"), atomic_folder(tmp_path / "full" / "mine.txt"):
         pass
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)

@@ -118,6 +118,12 @@ class ReviewTokenizer:
             for text in encoded
         ]
 
+    def pieces(self, texts: Sequence[str]) -> "WordPieces":
+        """Return the word pieces of at least one text."""
+        ids = self.ids(texts)
+        starts = np.cumsum([0, *map(len, ids)])
+        return WordPieces(ids=np.concatenate(ids).astype(np.int32), starts=starts, pad_id=self.pad_id)
+
     def portable(self) -> Tokenizer:
         """Return all of it as one `tokenizers.Tokenizer`; but truncation=head_tail, which that cannot say."""
         made = Tokenizer.from_str(self._pipeline.to_str())

@@ -25,10 +25,11 @@ from scipy.stats import binomtest
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from bertlens.data.batching import packed_batches
+from bertlens.data.batching import TokenRows, packed_batches
 from bertlens.data.demo import generate
-from bertlens.data.tokenizer import SPECIAL_TOKENS
+from bertlens.data.tokenizer import SPECIAL_TOKENS, WordPieces
 from bertlens.deploy.predict import LoadedClassifier
+from bertlens.deploy.settings import ExportSettings
 from bertlens.errors import InputError
 from bertlens.model.bert import run_layers
 from bertlens.model.checkpoint import Checkpoint
@@ -41,10 +42,7 @@ from bertlens.system.files import atomic_folder, relative
 Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]  # ids and mask [B, L] to logits [B, C]
 
 CARD = Path(__file__).with_name("card.md.jinja")
-NEEDS = {
-    "huggingface": ("transformers",),
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
-}
+NEEDS = {"huggingface": ("transformers",), "onnx": ("onnx", "onnxruntime", "onnxscript")}
 LARGEST_DIFFERENCE = 1e-5  # of a probability
 LICENCES = dict.fromkeys(("google-bert/bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"), "apache-2.0")
 
@@ -66,47 +64,40 @@ def exact(checkpoint: Checkpoint) -> LoadedClassifier:
 
 
 def export_model(
-    loaded: LoadedClassifier,
-    split: datasets.Dataset | None,
-    *,
-    format: str,
-    output: Path,
-    overwrite: bool = False,
-    num_verified: int = 200,
-    quantize: bool = False,
-    is_own_split: bool = True,
+    config: ExportSettings, loaded: LoadedClassifier, split: datasets.Dataset | None, *, is_own_split: bool = True
 ) -> None:
     """Write the folder of a format of `NEEDS` and print the largest difference of a probability.
 
     split: labelled reviews to verify with; None: the demo's texts. is_own_split: the checkpoint's run measured them.
     Raises `InputError` if a probability differs by more than `LARGEST_DIFFERENCE`, or a text has other word pieces.
     """
-    check_packages(format)
-    if quantize and split is None:
+    check_packages(config.format)
+    if config.quantize and split is None:
         raise InputError("quantize=true: its accuracy needs the test reviews, which data.path= names")
+    output = Path(config.output).expanduser()
     info, accuracies, metrics = loaded.checkpoint.info, {}, loaded.checkpoint.test_metrics()
     num_test = 0 if split is None else len(split)
     shown = {name: f"{value:.4f}" for name, value in metrics.items()}
     if num_test and is_own_split and "test/accuracy" in metrics:
         shown["test/accuracy"] = _with_interval(metrics["test/accuracy"], num_test)
-    with atomic_folder(output, overwrite=overwrite) as folder:
+    with atomic_folder(output, overwrite=config.overwrite) as folder:
         loaded.tokenizer.portable().save(str(folder / "tokenizer.json"))
-        run = (_write_huggingface if format == "huggingface" else _write_onnx)(loaded, folder)
-        demo = [review.text for review in generate(num_reviews=num_verified, seed=1234)]
-        texts = list(demo if split is None else split.shuffle(seed=1234)[:num_verified]["text"])
+        run = (_write_huggingface if config.format == "huggingface" else _write_onnx)(loaded, folder)
+        demo = [review.text for review in generate(num_reviews=config.reviews, seed=1234)]
+        texts = list(demo if split is None else split.shuffle(seed=1234)[: config.reviews]["text"])
         difference = _verify(loaded, folder, run, texts)
-        if split is not None and quantize:
-            ids, labels = loaded.tokenizer.ids(split["text"]), np.array(split["label"])
+        if split is not None and config.quantize:
+            pieces, labels = loaded.tokenizer.pieces(split["text"]), np.array(split["label"])
             for name, each in {"fp32": run, "int8": _quantize(folder)}.items():
                 accuracies[name] = _with_interval(
-                    float((_classify(each, ids).argmax(axis=1) == labels).mean()), num_test
+                    float((_classify(each, pieces).argmax(axis=1) == labels).mean()), num_test
                 )
         of = "the demo's texts" if split is None else "the test reviews"
         verified = f"{difference:.1e} on {len(texts):,} of {of}"
         template = Template(CARD.read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True)
         content = {"info": info, "facts": loaded.checkpoint.facts(), "metrics": shown, "accuracies": accuracies}
         licence = LICENCES.get(info.model.pretrained)
-        card = template.render(content, format=format, verified=verified, licence=licence, date=date.today())
+        card = template.render(content, format=config.format, verified=verified, licence=licence, date=date.today())
         (folder / "README.md").write_text(card, encoding="utf-8")
     print(f"verified  probabilities differ by at most {verified}")
     print("".join(f"accuracy  {name}: {value}\n" for name, value in accuracies.items()), end="")
@@ -118,18 +109,16 @@ def _with_interval(share: float, number: int) -> str:
     return f"{100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f} %, {number:,} reviews)"
 
 
-def _classify(run: Run, ids: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+def _classify(run: Run, pieces: WordPieces) -> NDArray[np.float64]:
     """Return probabilities [B, C] of texts, in padded batches of similar length."""
+    tokens = TokenRows(pieces, [0] * len(pieces))
     found: dict[int, NDArray[np.float64]] = {}
-    for rows in packed_batches(np.array([len(row) for row in ids]), num_tokens=4096):
+    for rows in packed_batches(pieces.lengths, num_tokens=4096):
         stopping.check()
-        lengths = np.array([len(ids[row]) for row in rows])
-        mask = np.arange(lengths.max()) < lengths[:, None]
-        padded = np.zeros(mask.shape, np.int64)
-        padded[mask] = np.concatenate([ids[row] for row in rows])
-        logits = torch.from_numpy(run(padded, mask.astype(np.int64))).double()
+        ids, mask = tokens.padded(rows)
+        logits = torch.from_numpy(run(ids, mask.astype(np.int64))).double()
         found |= dict(zip(rows.tolist(), logits.softmax(dim=1).numpy(), strict=True))
-    return np.array([found[row] for row in range(len(ids))])
+    return np.array([found[row] for row in range(len(pieces))])
 
 
 def _verify(loaded: LoadedClassifier, folder: Path, run: Run, texts: Sequence[str]) -> float:
@@ -140,7 +129,7 @@ def _verify(loaded: LoadedClassifier, folder: Path, run: Run, texts: Sequence[st
         piece == each.ids or (cut.truncation == "head_tail" and len(each.ids) > cut.max_length)
         for piece, each in zip(own, encoded, strict=True)
     ]
-    differences = np.abs(_classify(run, own) - loaded.classify(texts)).max(axis=1)
+    differences = np.abs(_classify(run, loaded.tokenizer.pieces(texts)) - loaded.classify(texts)).max(axis=1)
     wrong = [n for n, same in enumerate(is_same) if not (same and differences[n] <= LARGEST_DIFFERENCE)]
     if wrong:
         named = "; ".join(f"{texts[n][:40]!r} by {differences[n]:.1e}" for n in wrong[:3])

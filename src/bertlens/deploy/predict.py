@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bertlens.data.batching import EvalSampler, TokenRows
-from bertlens.data.tokenizer import WordPieces
 from bertlens.errors import InputError
 from bertlens.explanations.explainer import Explainer, ReviewToExplain
 from bertlens.explanations.selection import check_texts
@@ -84,14 +83,12 @@ class LoadedClassifier:
         `advance` is told how many texts each batch had. Between batches a stop that was requested raises `Stopped`.
         """
         logits = torch.empty(len(texts), len(self.label_names))
-        data, prefix, ids = self.checkpoint.info.data, self.classifier.prefix, self.tokenizer.ids(texts)
-        if not ids:
+        if not len(texts):
             return logits.numpy()
-        starts = np.cumsum([0, *map(len, ids)])
-        pieces = WordPieces(ids=np.concatenate(ids).astype(np.int32), starts=starts, pad_id=self.tokenizer.pad_id)
-        mask_padding = self.checkpoint.info.model.attention_mask
-        tokens = TokenRows(pieces, [0] * len(ids), pad_to=data.pad_to, mask_padding=mask_padding)
-        padded = np.full(len(ids), data.pad_to) if data.pad_to else pieces.lengths
+        info, prefix, pieces = self.checkpoint.info, self.classifier.prefix, self.tokenizer.pieces(texts)
+        data, mask_padding = info.data, info.model.attention_mask
+        tokens = TokenRows(pieces, [0] * len(texts), pad_to=data.pad_to, mask_padding=mask_padding)
+        padded = np.full(len(texts), data.pad_to) if data.pad_to else pieces.lengths
         chosen = list(EvalSampler(padded, num_tokens=data.tokens_per_batch))
         batches = map(tokens.__getitem__, chosen) if prefix is None else ComputedBatches(tokens, chosen, prefix=prefix)
         with torch.no_grad():

@@ -27,3 +27,19 @@ class PredictConfig:
     def conflicts(self, prefix: str = "") -> Iterator[str]:
         if self.resume and (self.overwrite or self.output == STANDARD):
             yield f"{prefix}resume=true: excludes overwrite=true and output=-; leave one out"
+
+
+@dataclass(kw_only=True)
+class ExportSettings:
+    checkpoint: str = setting("???", "what to export: a checkpoint, a run's folder, or latest")
+    output: str = setting("???", "the folder to write")
+    format: str = setting(
+        "huggingface", "what opens it: transformers, or ONNX runtimes", choices=("huggingface", "onnx")
+    )
+    quantize: bool = setting(False, "of onnx: also write model_int8.onnx, and measure both on the test reviews")
+    reviews: int = setting(200, "on how many test reviews the export is compared with the checkpoint", at_least=1)
+    overwrite: bool = setting(False, "replace the folder")
+
+    def conflicts(self, prefix: str = "") -> Iterator[str]:
+        if self.quantize and self.format != "onnx":
+            yield f"{prefix}quantize=true: needs {prefix}format=onnx"
