@@ -31,7 +31,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         other = None if config.against is None else build.build_other(config, data)
         checked = None
         if config.checked_labels is not None:
-            checked = read_checked_labels(config.checked_labels, data.reviews[\"test\"])
+            checked = read_checked_labels(config.checked_labels, data.reviews["test"])
     run.begin(config)
     summary.say("model", relative(path))
     summary.say("reviews", f"{len(data.reviews['test']):,} test")

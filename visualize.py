@@ -39,6 +39,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         curves=config.report.curves,
         every_layer=config.report.layers == "all",
         print_table=True,
+        language=config.report.language,
     )
 
 

@@ -102,6 +102,7 @@ def main() -> None:
             "imdb": imdb,
             "compare": compare,
             "reasons": reasons,
+            "take_along": take_along,
             "reliability": reliability_totals,
         },
         "docs/reliability.md": {"reliability": reliability},
@@ -129,6 +130,27 @@ def measured_on(found: dict[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     return f"{device}, {machine['threads']} threads, torch {versions['torch']}, seed {found['seed']}"
+
+
+def take_along() -> str | None:
+    found = read("take_along")
+    if found is None or not {"speed", "memory", "equal", "huggingface", "onnx"} <= found.keys():
+        return None
+    rates, ratios = found["speed"]["rows_per_second"], found["speed"]["times_as_fast"]
+    equal = [entry for name, entry in found["equal"].items() if name in ("last", "top2")]
+    few, many = (f"{size / 1e6:,.0f} MB for {int(rows):,}" for rows, size in found["memory"]["bytes"].items())
+    there = {name: found[name]["fp32"] for name in ("huggingface", "onnx")}
+    peers = ", ".join(f"{ratios[name]:.2f} × the {name}" for name in rates if name != "predict.py")
+    return (
+        f"On {found['speed']['reviews']:,} real reviews `predict.py` predicts {rates['predict.py']:,.0f} per second: "
+        f"{peers} (`transformers`). It takes {few} rows and {many}. Of {equal[0]['reviews']:,} reviews, "
+        f"{sum(each['different'] for each in equal)} have another probability than by `evaluate.py`, over two "
+        f"checkpoints. On {found['huggingface']['reviews']:,} reviews, without bertlens, `transformers` gives "
+        f"{there['huggingface']['other_verdicts']} other verdicts (largest difference of a probability "
+        f"{there['huggingface']['largest_difference']:.0e}) and onnxruntime, without torch, "
+        f"{there['onnx']['other_verdicts']} ({there['onnx']['largest_difference']:.0e}). Measured on "
+        f"{measured_on(found)}; `benchmarks/take_along.py`."
+    )
 
 
 def transcript() -> str | None:

@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src" / "bertlens"
-SCRIPTS = [REPOSITORY / f"{name}.py" for name in ("train", "evaluate", "visualize")]
+SCRIPTS = [REPOSITORY / f"{name}.py" for name in ("train", "evaluate", "visualize", "predict", "export")]
 HEAVY = {
     "datasets", "huggingface_hub", "lightning_fabric", "matplotlib", "numpy", "pyarrow", "pytorch_lightning",
     "tokenizers", "torch", "torchmetrics", "transformers",

@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+READMES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")}
 SMALL_DEMO = ["data.num_demo_reviews=60", "trainer.max_epochs=1"]
 
 pytestmark = pytest.mark.slow
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, readme: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[str]:
+def commands(readme: str) -> list[str]:
     """Return the commands of the blocks, then those of train.py within sentences."""
-    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
-    return list(dict.fromkeys([*lines, *re.findall(r"`(python train\.py [^`]+)`", README.replace("\n", " "))]))
+    lines = [line.split("  #")[0].strip() for block in blocks("sh", readme) for line in block.splitlines()]
+    return list(dict.fromkeys([*lines, *re.findall(r"`(python train\.py [^`]+)`", readme.replace("\n", " "))]))
 
 
 def small(command: list[str], tiny_run: list[str]) -> list[str]:
@@ -96,7 +96,8 @@ def runs_shown(folder: str) -> str:
         board.wait()
 
 
-def test_the_commands_and_the_python_run_as_printed(tiny_run, tiny_reviews, minilm_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", list(READMES))
+def test_the_commands_and_the_python_run_as_printed(name, tiny_run, tiny_reviews, minilm_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY / "src"))
@@ -105,11 +106,12 @@ def test_the_commands_and_the_python_run_as_printed(tiny_run, tiny_reviews, mini
         rows = pq.read_table(tiny_reviews / f"{split}.parquet").to_pydict()
         lines = [f"{text}\t{label}" for text, label in zip(rows["text"], rows["label"], strict=True)]
         Path(f"{split}.tsv").write_text("\n".join(["body\tverdict", *lines]) + "\n")
-    found = commands()
-    assert len(found) >= 15
+    Path("new.csv").write_text("id,text\n1,a great film\n2,\n")
+    found = commands(READMES[name])
+    assert len(found) >= {"README.md": 20, "README.ja.md": 7}[name]
     for command in found:
         check(command, tiny_run)
     assert Path("outputs", "latest", "report.html").is_file() or next(Path().glob("outputs/**/report.html")).is_file()
-    for block in blocks("python"):
+    for block in blocks("python", READMES[name]):
         run(sys.executable, "-c", block)
-    assert Path("reason.html").stat().st_size > 10_000
+    assert name != "README.md" or Path("reason.html").stat().st_size > 10_000

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger
 from rich.filesize import decimal
 from torch import Tensor
 
-from bertlens.config import EvaluateConfig, TrainConfig, VisualizeConfig
+from bertlens.config import EvaluateConfig, ExportConfig, TrainConfig, VisualizeConfig
 from bertlens.data.datamodule import ReviewDataModule
 from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer
@@ -345,7 +345,7 @@ def move(classifier: ReviewClassifier, device: torch.device) -> None:
 
 
 def evaluation_data(
-    config: EvaluateConfig | VisualizeConfig,
+    config: EvaluateConfig | VisualizeConfig | ExportConfig,
     info: CheckpointInfo,
     tokenizer: ReviewTokenizer,
     reviews: datasets.DatasetDict | None = None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertlens.data.settings import DataSettings
+from bertlens.deploy.settings import ExportSettings, PredictConfig
 from bertlens.explanations.settings import ExplainSettings, FaithfulnessSettings, ReportSettings, SelectionSettings
 from bertlens.features.settings import FeatureSettings
 from bertlens.model.settings import ModelSettings
@@ -153,4 +154,15 @@ class VisualizeConfig(SelectionSettings, EveryConfig):
     trainer: TrainerSettings = section(TrainerSettings)
 
 
-SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "visualize": VisualizeConfig}
+@dataclass(kw_only=True)
+class ExportConfig(ExportSettings, EveryConfig):
+    data: OtherReviews = section(OtherReviews)
+
+
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "visualize": VisualizeConfig,
+    "predict": PredictConfig,
+    "export": ExportConfig,
+}

@@ -13,40 +13,11 @@ import torch
 
 import bertlens
 from bertlens.data.datamodule import ReviewDataModule
-from bertlens.data.settings import DataSettings
 from bertlens.deploy.predict import LoadedClassifier, Prediction
 from bertlens.errors import InputError
-from bertlens.model.checkpoint import FORMAT_KEY, CheckpointInfo, build_classifier
-from bertlens.model.pretrained import find_pretrained
-from bertlens.model.settings import ModelSettings
 from bertlens.training.module import ReviewModule
 
 TEXTS = ["a dull film.", "it was a great and moving story, and the cast was superb.", "weak", "a great, great film"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_model, tmp_path_factory):
-    """A checkpoint of a head with random weights, which is not as good as sure of everything."""
-    model = ModelSettings(pretrained=str(tiny_model))
-    pretrained = find_pretrained(model)
-    info = CheckpointInfo(
-        model=model,
-        data=DataSettings(max_length=48, lowercase=True, tokens_per_batch=64),
-        frozen_dtype="float32",
-        sha256=pretrained.sha256,
-        config=pretrained.config,
-        label_names=["negative", "positive"],
-        settings={"optimizer.lr": 5e-5},
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        classifier = build_classifier(info)
-        torch.nn.init.normal_(classifier.head.weight)
-    trained = {f"classifier.{name}": tensor for name, tensor in classifier.suffix.state_dict().items()}
-    path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
-    path.parent.mkdir()
-    torch.save({FORMAT_KEY: info.to_dict(whole_model=False), "state_dict": trained}, path)
-    return path
 
 
 @pytest.fixture(scope="module")

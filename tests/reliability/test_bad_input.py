@@ -25,6 +25,7 @@ BASE = {
     "bare": "",
     "evaluate": "trainer.accelerator=cpu cache_dir={here}/cache checkpoint={checkpoints}/good.ckpt",
     "visualize": "trainer.accelerator=cpu cache_dir={here}/cache checkpoint={checkpoints}/good.ckpt",
+    "predict": "accelerator=cpu checkpoint={checkpoints}/good.ckpt file={data}/good.tsv output={here}/out.csv",
 }
 
 
@@ -249,6 +250,14 @@ ROWS = [
     setting("file={data}/nothing.tsv", "nothing.tsv", "visualize"),
     setting("file={data}/latin.tsv", "latin.tsv", "visualize"),
     setting("report.layers=some", None, "visualize"),
+    setting("output={data}/good.tsv", "overwrite=true", "predict"),
+    setting("output=out.docx", "output=", "predict"),
+    setting("text_column=txet", "did you mean 'text'", "predict"),
+    setting("file={data}/latin.tsv", "latin.tsv', line 2, is not UTF-8", "predict"),
+    setting("file={data}/nowhere.csv", "nowhere.csv", "predict"),
+    setting("file={data}/folder.tsv", "folder.tsv", "predict"),
+    setting("checkpoint={checkpoints}/future.ckpt", "format", "predict"),
+    setting("accelerator=abacus", "accelerator=abacus", "predict"),
 ]
 
 

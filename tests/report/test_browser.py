@@ -856,6 +856,7 @@ def test_the_classic_view_paints_the_data(report: Path, open_report: OpenReport)
             "Mean of the heads",
         ]
         assert page.locator("#pictures p").inner_text() == "True label: negative\nPredicted label: negative"
+        assert page.locator("#pictures p").get_attribute("lang") == "en"
         for number, head in enumerate([1, 2, 3, 4, None]):
             scaled = classic_scale(row_of(review, 3, head))[:-1]  # [SEP] counts for the scale and is not shown
             units = f"#pictures .picture:nth-of-type({number + 1}) .unit"

@@ -104,6 +104,11 @@ def render(path: Path, reviews: Any, **changes: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def test_the_captions_of_the_classic_view_are_in_the_language_of_the_report(tmp_path):
+    page = Elements(render(tmp_path / "report.html", iter([explained("Good.")]), language="ja"))
+    assert page.json("report-facts")["captions"] == ["ja", "正解ラベル：", "推論ラベル：", "不明"]
+
+
 class Elements(HTMLParser):
     """Start tags in order, and what stands in each script and style."""
 
@@ -153,6 +158,7 @@ def test_the_page_holds_the_reviews_as_they_are(tmp_path: Path) -> None:
     assert row["spans"] == [[0, 3], [5, 7]]
     facts = page.json("report-facts")
     assert facts["labels"] == ["negative", "positive"]
+    assert facts["captions"] == ["en", "True label: ", "Predicted label: ", "unknown"]
     assert facts["hidden"] == {}
     first, second = facts["methods"]
     assert (first["name"], first["rows"]) == ("Attention, layer 12", ["Mean of the heads", "Head 1", "Head 2"])

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from bertlens.errors import InputError
 from bertlens.system.settings import keys
 
-FREE_TEXT = ("text", "file")
+FREE_TEXT = ("text", "file", "output")
 OWN_FILES = ("data.train_file", "data.validation_file", "data.test_file")
 MULTIRUN = ("-m", "--multirun")
 NO_GROUP = ("logger=false", "logger=null", "callbacks=false", "callbacks=null")

@@ -18,10 +18,12 @@ PURPOSES = {
     "train": "Fine-tune BERT on reviews and measure the test reviews.",
     "evaluate": "Measure a checkpoint on test reviews.",
     "visualize": "Show which words a checkpoint's predictions rest on.",
+    "predict": "Predict new texts: a file of rows in, the same rows with their predictions out.",
+    "export": "Write a checkpoint as transformers or an ONNX runtime open it.",
 }
 FIRST = (
-    "checkpoint", "reviews", "indices", "text", "file", "explain.methods",
-    "data.path", "data.train_file", "data.test_file", "data.truncation", "model.trainable_layers",
+    "checkpoint", "reviews", "indices", "text", "file", "output", "format", "text_column", "explain", "quantize",
+    "explain.methods", "data.path", "data.train_file", "data.test_file", "data.truncation", "model.trainable_layers",
     "optimizer.lr", "trainer.max_epochs", "trainer.devices", "checkpoint.path", "report",
 )  # fmt: skip
 GROUPS = ("model", "data", "experiment", "logger", "callbacks")  # of train

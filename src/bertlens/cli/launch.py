@@ -179,6 +179,8 @@ def _going_on(program: list[str], given: list[str], run: Run) -> str:
     if program[-1].endswith(("train", "train.py")) and (run.has_begun or run.in_sweep):
         folder = Path(HydraConfig.get().sweep.dir) if run.in_sweep else run.folder
         return resume_command(program, given, relative(folder), in_sweep=run.in_sweep)
+    if program[-1].endswith(("predict", "predict.py")) and "output=-" not in given:
+        given = [*(each for each in given if not each.startswith(("overwrite=", "resume="))), "resume=true"]
     return shlex.join([*program, *given])
 
 

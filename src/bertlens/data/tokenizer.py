@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 from rich.progress import track
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bertlens.data.settings import DataSettings
 from bertlens.errors import InputError
@@ -117,6 +117,23 @@ class ReviewTokenizer:
             )
             for text in encoded
         ]
+
+    def pieces(self, texts: Sequence[str]) -> "WordPieces":
+        """Return the word pieces of at least one text."""
+        ids = self.ids(texts)
+        starts = np.cumsum([0, *map(len, ids)])
+        return WordPieces(ids=np.concatenate(ids).astype(np.int32), starts=starts, pad_id=self.pad_id)
+
+    def portable(self) -> Tokenizer:
+        """Return all of it as one `tokenizers.Tokenizer`; but truncation=head_tail, which that cannot say."""
+        made = Tokenizer.from_str(self._pipeline.to_str())
+        special = [("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]
+        made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+        made.decoder = decoders.WordPiece()
+        if self.settings.truncation != "head_tail":
+            side = "left" if self.settings.truncation == "tail" else "right"
+            made.enable_truncation(self.settings.max_length, direction=side)
+        return made
 
     def _cut(self, pieces: list[Any]) -> list[Any]:
         budget = self.settings.max_length - 2

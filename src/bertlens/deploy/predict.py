@@ -1,23 +1,32 @@
 """A trained classifier in Python: `bertlens.load(path)` predicts and explains texts, on the CPU.
 
-Left out: labels and metrics, which `evaluate.py` measures.
+`predict.py` predicts files with it. Left out: labels and metrics, which `evaluate.py` measures.
+
+Shapes: B texts, C classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
+from torch import nn
 
+from bertlens.data.batching import EvalSampler, TokenRows
 from bertlens.errors import InputError
 from bertlens.explanations.explainer import Explainer, ReviewToExplain
 from bertlens.explanations.selection import check_texts
 from bertlens.explanations.settings import DEFAULT_METHODS
+from bertlens.features.prefix import ComputedBatches
 from bertlens.model.checkpoint import Checkpoint, find_checkpoint, read_checkpoint, restore
 from bertlens.report.notebook import Explanation
+from bertlens.system import stopping
 from bertlens.system.escape import one_line_of
 from bertlens.training.module import ReviewModule
 
@@ -40,10 +49,20 @@ class LoadedClassifier:
     `predict` and `explain` raise `InputError` for a text that is empty or without a known word piece.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, calibrate: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, accelerator: str = "cpu", calibrate: bool = False) -> None:
         self.checkpoint = checkpoint
+        try:
+            self._fabric = Fabric(accelerator=accelerator, devices=1, precision=checkpoint.info.precision)  # type: ignore[arg-type]
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            raise InputError(f"accelerator={accelerator}: {str(error).splitlines()[0]}") from error
         self.classifier, self.tokenizer = restore(checkpoint, calibrate=calibrate)
+        self.classifier.to(self._fabric.device)
         self.label_names = checkpoint.info.label_names
+
+    @cached_property
+    def _suffix(self) -> nn.Module:
+        """What is trained, in the precision in which the Trainer tests it."""
+        return self._fabric.setup_module(self.classifier.suffix).eval()
 
     @cached_property
     def module(self) -> ReviewModule:
@@ -53,10 +72,32 @@ class LoadedClassifier:
 
     def predict(self, texts: str | list[str]) -> Any:
         """Return a text's `Prediction`, or a list of them for a list of texts."""
-        given = self._listed(texts)
-        read = Explainer(self.classifier, self.tokenizer, self.checkpoint.info).run(self.tokenizer.ids(given))
-        made = [self._prediction(probabilities) for probabilities in read]
+        made = [self._prediction(probabilities) for probabilities in self.classify(self._listed(texts))]
         return made[0] if isinstance(texts, str) else made
+
+    def classify(
+        self, texts: Sequence[str], advance: Callable[[int], object] = lambda number: None
+    ) -> NDArray[np.float32]:
+        """Return the probabilities [B, C] of texts, which are those of `evaluate.py` to the last bit.
+
+        `advance` is told how many texts each batch had. Between batches a stop that was requested raises `Stopped`.
+        """
+        logits = torch.empty(len(texts), len(self.label_names))
+        if not len(texts):
+            return logits.numpy()
+        info, prefix, pieces = self.checkpoint.info, self.classifier.prefix, self.tokenizer.pieces(texts)
+        data, mask_padding = info.data, info.model.attention_mask
+        tokens = TokenRows(pieces, [0] * len(texts), pad_to=data.pad_to, mask_padding=mask_padding)
+        padded = np.full(len(texts), data.pad_to) if data.pad_to else pieces.lengths
+        chosen = list(EvalSampler(padded, num_tokens=data.tokens_per_batch))
+        batches = map(tokens.__getitem__, chosen) if prefix is None else ComputedBatches(tokens, chosen, prefix=prefix)
+        with torch.no_grad():
+            for batch in batches:
+                stopping.check()
+                mask = None if batch.attention_mask is None else batch.attention_mask.to(self._fabric.device)
+                logits[batch.rows] = self._suffix(batch.inputs.to(self._fabric.device), mask).float().cpu()
+                advance(len(batch.rows))
+        return logits.softmax(dim=1).numpy()
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
         named = dict(zip(self.label_names, probabilities.tolist(), strict=True))
@@ -92,13 +133,14 @@ class LoadedClassifier:
         return one_line_of(f"LoadedClassifier({facts}; labels {', '.join(self.label_names)})")
 
 
-def load(path: str | Path, *, calibrate: bool = False) -> LoadedClassifier:
+def load(path: str | Path, *, accelerator: str = "cpu", calibrate: bool = False) -> LoadedClassifier:
     """Load the classifier in a checkpoint file, in a run's folder, or of the newest training run (`latest`).
 
     `calibrate`: divide its logits by the temperature of its validation reviews. Raises `InputError` for a checkpoint
     that is not there, cannot be read, or lacks that.
     """
-    return LoadedClassifier(read_checkpoint(find_checkpoint(path).resolve()), calibrate=calibrate)
+    checkpoint = read_checkpoint(find_checkpoint(path).resolve())
+    return LoadedClassifier(checkpoint, accelerator=accelerator, calibrate=calibrate)
 
 
 def explain(text: str, *, checkpoint: str | Path, method: str, contrast: str | None) -> Explanation:

@@ -43,6 +43,8 @@ class ReportSettings:
     )
     curves: int | str = setting(16, "how many reviews can be checked by hand on the page: a number, or all", at_least=0)
 
+    language: str = setting("en", "of the captions in the classic view", choices=("en", "ja"))
+
     def conflicts(self, prefix: str = "") -> Iterator[str]:
         if isinstance(self.curves, str) and self.curves != "all":
             yield f"{prefix}curves={self.curves}: give a number, or all"

@@ -109,11 +109,16 @@ class Checkpoint:
 
     def facts(self) -> dict[str, str]:
         """Return what a reader wants to know of a model first, and the test accuracy that its run has measured."""
-        run, facts = self.path.resolve().parents[1], self.info.facts(epoch=self.epoch)
-        accuracy = _read_metrics(run, "metrics").get("test/accuracy")
-        if isinstance(accuracy, float) and self.path.stem == _kept(run):
+        facts, accuracy = self.info.facts(epoch=self.epoch), self.test_metrics().get("test/accuracy")
+        if accuracy is not None:
             facts["test accuracy"] = f"{100 * accuracy:.1f} %"
         return facts | {"checkpoint": str(self.path)}
+
+    def test_metrics(self) -> dict[str, float]:
+        """Return what its run has measured on the test reviews with it, by name."""
+        run = self.path.resolve().parents[1]
+        found = _read_metrics(run, "metrics") if self.path.stem == _kept(run) else {}
+        return {name: value for name, value in found.items() if name.startswith("test/") and isinstance(value, float)}
 
 
 def find_checkpoint(given: str | Path) -> Path:
@@ -262,7 +267,10 @@ def restore(checkpoint: Checkpoint, *, calibrate: bool = False) -> tuple[ReviewC
     info, parameters = checkpoint.info, checkpoint.parameters
     classifier, vocabulary = build_classifier(info), info.vocabulary
     if not vocabulary:  # not a whole model
-        pretrained = find_pretrained(info.model, sha256=info.sha256)
+        try:
+            pretrained = find_pretrained(info.model, sha256=info.sha256)
+        except InputError as error:
+            raise InputError(f"checkpoint={checkpoint.path}: holds what was trained, not all: {error}") from error
         vocabulary = pretrained.vocabulary
         load_published(classifier, pretrained)
         trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}

@@ -34,6 +34,10 @@ from bertlens.system.files import atomic_write
 FOLDER = Path(__file__).parent
 NUM_TOP_WORDS = 12
 MAX_WORD_LENGTH = 40  # of a word in the summary; longer ones are cut
+CLASSIC_CAPTIONS = {
+    "en": ("True label: ", "Predicted label: ", "unknown"),
+    "ja": ("正解ラベル：", "推論ラベル：", "不明"),
+}
 MIN_WORDS_TO_JUDGE = 6  # of fewer words, one of ten random orders often begins as the leading words do
 KIND_LETTERS = {"words": "w", "punctuation": "p", "[CLS]": "c", "[SEP]": "s"}
 
@@ -46,6 +50,7 @@ def render_report(
     title: str,
     facts: dict[str, str],
     path: Path,
+    language: str = "en",
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -65,6 +70,7 @@ def render_report(
         facts=facts,
         label_names=[visible(name) for name in label_names],
         selection=selection,
+        captions=[language, *CLASSIC_CAPTIONS[language]],
         reviews=(summary.add(review) for review in reviews),
         summary=summary,  # the template reads it after the last review
     )

@@ -435,9 +435,10 @@ function showClassic() {
   });
   $("classic-hue").textContent = method.signed ? "orange, or blue where it is against the prediction," : "red";
   $("classic-full").textContent = method.signed ? "orange or blue" : "red";
+  const [lang, ofLabel, ofVerdict, unknown] = report.captions;
   $("pictures").replaceChildren(
-    el("p", "", "True label: ", el("b", "", label === null ? "unknown" : report.labels[label]), el("br"),
-      "Predicted label: ", el("b", "", report.labels[predicted])),
+    el("p", { lang }, ofLabel, el("b", "", label === null ? unknown : report.labels[label]), el("br"),
+      ofVerdict, el("b", "", report.labels[predicted])),
     ...pictures.slice(1), pictures[0]);
 }
 

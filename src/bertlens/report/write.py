@@ -32,6 +32,7 @@ def write_report(
     curves: int | str = 0,
     every_layer: bool = False,
     print_table: bool = False,
+    language: str = "en",
 ) -> Path:
     """Explain the reviews and write the page; print the first of them as a table if wanted. Return the page's path.
 
@@ -61,6 +62,7 @@ def write_report(
         title="What the predictions rest on",
         facts=facts | {"written": f"{datetime.now():%Y-%m-%d %H:%M}"},
         path=path,
+        language=language,
     )
     if print_table:
         console.print(table)

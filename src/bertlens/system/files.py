@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from bertlens.errors import InputError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -60,6 +62,35 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.close(lock)
     with _naming(path):
         sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give an empty folder that becomes `path` when the block ends, and is removed when the block raises.
+
+    Raises `InputError` if `path` is a file, or holds something and is not to be replaced.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output={path}: a file, not a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise InputError(f"output={path}: not empty; give another folder, or replace it (overwrite=true)")
+    new, old = (path.with_name(f".{path.name}.{kind}{UNFINISHED}") for kind in ("new", "old"))
+    for left in (new, old):  # by a writer that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in new.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        sync_folder(new)
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        sync_folder(path.parent)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
