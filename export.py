@@ -16,8 +16,9 @@ def export(config: ExportConfig, run: Run) -> None:
     from bertlens.model.checkpoint import find_checkpoint, read_checkpoint
 
     check_packages(config.format)
-    loaded, split = exact(read_checkpoint(find_checkpoint(config.checkpoint))), None
-    data = build.evaluation_data(config, loaded.checkpoint.info, loaded.tokenizer)
+    checkpoint, split = read_checkpoint(find_checkpoint(config.checkpoint)), None
+    loaded = exact(checkpoint, calibrate=config.calibrate)
+    data = build.evaluation_data(config, checkpoint.info, loaded.tokenizer)
     with suppress(InputError):  # the reviews are not here: the demo's texts will do
         data.setup("test")
         split = data.reviews["test"]

@@ -12,7 +12,7 @@ def predict(config: PredictConfig, run: Run) -> None:
     from bertlens.deploy.predict import load
     from bertlens.deploy.table import predict_file
 
-    predict_file(config, load(config.checkpoint, accelerator=config.accelerator))
+    predict_file(config, load(config.checkpoint, accelerator=config.accelerator, calibrate=config.calibrate))
 
 
 if __name__ == "__main__":

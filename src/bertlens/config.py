@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bertlens.data.settings import DataSettings
-from bertlens.deploy.settings import ExportSettings, PredictConfig
+from bertlens.deploy.settings import CALIBRATE, ExportSettings, PredictConfig
 from bertlens.explanations.settings import ExplainSettings, FaithfulnessSettings, ReportSettings, SelectionSettings
 from bertlens.features.settings import FeatureSettings
 from bertlens.model.settings import ModelSettings
@@ -92,7 +92,6 @@ class TrainConfig(EveryConfig):
             yield f"resume={self.resume} and overwrite=true exclude each other: go on with a run, or replace it"
 
 
-CALIBRATE = "divide the logits by the checkpoint's temperature, found on its run's validation reviews"
 REVIEWS_TO_MEASURE = ("path", "test_file", "text_column", "label_column", "header", "tokens_per_batch")
 
 

@@ -53,14 +53,14 @@ def check_packages(format: str) -> None:
         raise InputError(f'format={format}: needs {", ".join(missing)}; pip install "bertlens[export]"')
 
 
-def exact(checkpoint: Checkpoint) -> LoadedClassifier:
+def exact(checkpoint: Checkpoint, *, calibrate: bool = False) -> LoadedClassifier:
     """Load a checkpoint's classifier in fp32. Raises `InputError` for one that other programs cannot compute."""
     if not checkpoint.info.model.attention_mask:
         raise InputError(
             f"checkpoint={checkpoint.path}: attends to padding (model.attention_mask=false), which other programs mask"
         )
     info = replace(checkpoint.info, frozen_dtype="float32", precision="32-true")
-    return LoadedClassifier(replace(checkpoint, info=info))
+    return LoadedClassifier(replace(checkpoint, info=info), calibrate=calibrate)
 
 
 def export_model(

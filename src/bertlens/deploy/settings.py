@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from bertlens.system.settings import setting
 
 STANDARD = "-"  # standard input or output
+CALIBRATE = "divide the logits by the checkpoint's temperature, found on its run's validation reviews"
 FORMATS = ("csv", "tsv", "jsonl", "txt", "parquet")
 
 
@@ -17,6 +18,7 @@ class PredictConfig:
     text_column: str | None = setting(None, "the column with the text; null: the checkpoint's")
     header: bool = setting(True, "whether the first line of a .csv or .tsv names the columns; if not: 0, 1, ...")
     format: str = setting("txt", "the format of standard input", choices=FORMATS)
+    calibrate: bool = setting(False, CALIBRATE)
     explain: bool = setting(
         False, "add the strongest words for and against each prediction; takes several times longer"
     )
@@ -36,6 +38,7 @@ class ExportSettings:
     format: str = setting(
         "huggingface", "what opens it: transformers, or ONNX runtimes", choices=("huggingface", "onnx")
     )
+    calibrate: bool = setting(False, CALIBRATE)
     quantize: bool = setting(False, "of onnx: also write model_int8.onnx, and measure both on the test reviews")
     reviews: int = setting(200, "on how many test reviews the export is compared with the checkpoint", at_least=1)
     overwrite: bool = setting(False, "replace the folder")
