@@ -1,6 +1,5 @@
 """Export a checkpoint: `python export.py checkpoint=PATH format=onnx output=FOLDER`; see `python export.py --help`."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from bertlens.cli.launch import launch
@@ -19,10 +18,14 @@ def export(config: ExportConfig, run: Run) -> None:
     checkpoint, split = read_checkpoint(find_checkpoint(config.checkpoint)), None
     loaded = exact(checkpoint, calibrate=config.calibrate)
     data = build.evaluation_data(config, checkpoint.info, loaded.tokenizer)
-    with suppress(InputError):  # the reviews are not here: the demo's texts will do
+    is_own_split = config.data == type(config.data)()
+    try:
         data.setup("test")
         split = data.reviews["test"]
-    export_model(config, loaded, split, is_own_split=config.data == type(config.data)())
+    except InputError:  # the run's reviews are not here: the demo's texts will do
+        if not is_own_split:
+            raise
+    export_model(config, loaded, split, is_own_split=is_own_split)
 
 
 if __name__ == "__main__":
