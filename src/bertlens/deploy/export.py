@@ -21,7 +21,6 @@ import torch
 from jinja2 import Template
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from scipy.stats import binomtest
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -38,6 +37,7 @@ from bertlens.model.pretrained import ARCHITECTURE
 from bertlens.system import stopping
 from bertlens.system.escape import one_line_of
 from bertlens.system.files import atomic_folder, relative
+from bertlens.training.uncertainty import wilson
 
 Run = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]  # ids and mask [B, L] to logits [B, C]
 
@@ -105,7 +105,7 @@ def export_model(
 
 
 def _with_interval(share: float, number: int) -> str:
-    low, high = binomtest(round(share * number), number).proportion_ci(method="wilson")
+    low, high = wilson(round(share * number), number)
     return f"{100 * share:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f} %, {number:,} reviews)"
 
 
