@@ -634,6 +634,8 @@ def main() -> None:
             measure_bounds(model, QUICK, count["bounds"])
         content[name] = assemble_deletion(model) | assemble_rest(model)
     for kind in ("one word", "word in context", "ordered pair") if "planted" in steps else ():
+        if time.monotonic() > Lines.deadline:
+            break
         methods = QUICK if kind == "one word" else (*QUICK, "occlusion")
         folder = cache / "planted" / kind.replace(" ", "_")
         found = measure_planted(split, Path(arguments.reviews), folder, kind, methods, count["planted"])

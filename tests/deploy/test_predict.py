@@ -114,7 +114,7 @@ def test_explain_from_any_folder_keeps_the_checkpoint_loaded(checkpoint, tmp_pat
     with pytest.raises(InputError, match="contrast=good: no such label; choose one of negative, positive"):
         bertlens.explain("a great film", checkpoint=checkpoint, contrast="good")
 
-    def load(_):
+    def load(*_, **__):
         raise AssertionError("loaded again")
 
     monkeypatch.setattr("bertlens.deploy.predict.restore", load)

@@ -84,7 +84,7 @@ def start(tiny_run: list[str], tmp_path: Path) -> Iterator[Callable[..., Process
     started: list[Processes] = []
     two = [argument for argument in tiny_run if not argument.startswith("trainer.devices=")]
     # 7 validation batches and 13 test batches: one rank has one more than the other
-    two += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=2", "data.tokens_per_batch=180"]
+    two += ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=2", "data.tokens_per_batch=190"]
     two += ["features.cache=off", "+callbacks.slow._target_=slow.Slow"]
 
     def begin(seconds: float, *arguments: str) -> Processes:
