@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bertlens.data.batching import packed_batches
+from bertlens.data.batching import Rows, packed_batches
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.methods import METHODS, MethodRow, ReviewPass, check_methods
@@ -25,6 +25,7 @@ from bertlens.explanations.settings import DEFAULT_METHODS
 from bertlens.explanations.words import find_words
 from bertlens.model.checkpoint import CheckpointInfo
 from bertlens.model.classifier import ReviewClassifier
+from bertlens.model.steady import run_parts
 from bertlens.system.wording import count_of
 
 if TYPE_CHECKING:
@@ -176,9 +177,15 @@ class Explainer:
         """Return the logits [B, C] on the CPU."""
         logits = torch.empty(len(ids), len(self.label_names))
         lengths = np.array([self.pad_to or len(row) for row in ids], dtype=np.int64)
-        for batch in packed_batches(lengths, num_tokens=self.tokens_per_batch):
+        batches = packed_batches(lengths, num_tokens=self.tokens_per_batch)
+
+        def run(batch: Rows) -> Tensor:
             padded, mask = self._pad([ids[row] for row in batch])
-            logits[batch] = self.classifier(padded, mask).float().cpu()
+            computed: Tensor = self.classifier(padded, mask)
+            return computed.float().cpu()
+
+        for batch, found in zip(batches, run_parts(run, batches, self.classifier.head.weight.device), strict=True):
+            logits[batch] = found
         return logits
 
     def _pad(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:

@@ -55,7 +55,7 @@ def run_whole_layers(
 
     result = torch.zeros_like(hidden)
     parts = [in_order_of_length[part::num_parts] for part in range(num_parts)]
-    for rows, computed in zip(parts, _run_parts(run, parts, hidden.device), strict=True):
+    for rows, computed in zip(parts, run_parts(run, parts, hidden.device), strict=True):
         for row, states in zip(rows, computed, strict=False):
             result[row, : lengths[row]] = states
     return result
@@ -86,7 +86,7 @@ def run_for_cls(
             states, mask = F.pad(states, (0, 0, 0, lacking)), F.pad(mask, (0, lacking))
         return compute(states, mask)
 
-    return torch.cat(list(_run_parts(run, parts, hidden.device)))[places]
+    return torch.cat(list(run_parts(run, parts, hidden.device)))[places]
 
 
 def _lengths(hidden: Tensor, attention_mask: Tensor | None) -> list[int]:
@@ -95,7 +95,7 @@ def _lengths(hidden: Tensor, attention_mask: Tensor | None) -> list[int]:
     return lengths
 
 
-def _run_parts(run: Callable[[Item], Result], parts: Sequence[Item], device: torch.device) -> Iterator[Result]:
+def run_parts(run: Callable[[Item], Result], parts: Sequence[Item], device: torch.device) -> Iterator[Result]:
     """Yield `run` of each part. What autocast and gradients are set to counts per thread."""
     kind = device.type
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
