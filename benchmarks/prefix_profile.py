@@ -2,8 +2,8 @@
 
     python benchmarks/prefix_profile.py --reviews path/to/imdb --out benchmarks/results/prefix_profile.json
 
-One thread, MiniLM in bf16. Beside the seconds of each operation stand those of a bare matrix product of the same shapes,
-or of a copy of as many bytes as it reads and writes: what the arithmetic or the memory allows at best.
+One thread, MiniLM in bf16. Beside the seconds of each operation stand those of a bare matrix product of the same
+shapes, or of a copy of as many bytes as it reads and writes: what the arithmetic or the memory allows at best.
 """
 
 import argparse

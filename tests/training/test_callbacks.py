@@ -146,7 +146,8 @@ def test_averaged_weights_are_saved_resumed_and_tested(fit, make_module, make_da
         other, fresh = make_module(), make_trainer()  # as in another process
         load_weights(other, tmp_path / "whole" / name)
         fresh.test(other, make_data(), verbose=False)
-        assert logged(fresh) == {name: value for name, value in tested.items() if name.startswith(("test/", "calibrated/"))}
+        kinds = ("test/", "calibrated/")
+        assert logged(fresh) == {name: value for name, value in tested.items() if name.startswith(kinds)}
 
 
 def test_the_weights_that_swa_averages_at_the_end_are_in_the_last_checkpoint(fit, tmp_path):
