@@ -129,7 +129,7 @@ def read(name: str) -> dict[str, Any] | None:
 def measured_on(found: dict[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    return f"{device}, {machine['threads']} threads, torch {versions['torch']}, seed {found['seed']}"
+    return f"{device}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}, torch {versions['torch']}, seed {found['seed']}"
 
 
 def take_along() -> str | None:
