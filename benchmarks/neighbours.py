@@ -32,6 +32,7 @@ from bertlens.model.checkpoint import read_checkpoint
 from bertlens.run.folder import environment, write_json
 from bertlens.system.files import atomic_write
 from bertlens.system.wording import duration
+from bertlens.training.uncertainty import wilson
 
 Scores = npt.NDArray[np.float64]  # log-odds or a margin for class 1, one per test review: positive says class 1
 REFERENCE = "balanced"  # what McNemar's test sets each row against
@@ -297,17 +298,17 @@ def report(reviews: Reviews, work: Path, out: Path, figure: Path) -> list[dict[s
     right = {name: (each > 0) == (reviews.labels["test"] == 1) for name, each in scores.items()}
     rows = []
     for name in sorted(found.keys() - {LINEAR_LOG_ODDS}, key=lambda name: -right[name].sum()):
-        count = binomtest(int(right[name].sum()), len(right[name]))
-        interval = count.proportion_ci(method="wilson")
+        num_right, num_reviews = int(right[name].sum()), len(right[name])
         row = {
             "name": name,
-            "accuracy": count.statistic,
-            "interval": [interval.low, interval.high],
+            "accuracy": num_right / num_reviews,
+            "interval": wilson(num_right, num_reviews),
             "minutes": round(found[name]["seconds"] / 60, 2),
             "megabytes": round(found[name]["bytes"] / 1e6, 1),
         }
         if REFERENCE in right and name != REFERENCE:
-            ahead, behind = (int((one & ~other).sum()) for one, other in pairs(right[name], right[REFERENCE]))
+            own, other = right[name], right[REFERENCE]
+            ahead, behind = int((own & ~other).sum()), int((other & ~own).sum())
             exact = binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
             row |= {"right where balanced errs": ahead, "wrong where it is right": behind, "mcnemar_p": exact}
         rows.append(row | {key: found[name][key] for key in ("machine", "commit", "run") if key in found[name]})
@@ -315,10 +316,6 @@ def report(reviews: Reviews, work: Path, out: Path, figure: Path) -> list[dict[s
     write_json(out, content | environment())
     draw(rows, figure)
     return rows
-
-
-def pairs(one: Any, other: Any) -> list[tuple[Any, Any]]:
-    return [(one, other), (other, one)]
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

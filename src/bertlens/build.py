@@ -404,15 +404,22 @@ def measure(
     prefix = classifier.prefix
     if prefix is not None:
         data.compute = functools.partial(ComputedBatches, prefix=prefix)
-        tokens_per_batch = data.settings.tokens_per_batch
-        store = build_store(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
-        found = store.find(data.token_rows("test"), lowest=0)
+        store, found = _find_test(config, prefix, data)
         data.stored = {} if found.num_missing else {"test": store.place(found)}
         num_found = 0 if found.num_missing else len(found)
         data.num_features = {"found": num_found, "computed": len(found) - num_found}
     trainer.test(module, data, verbose=False)
     move(classifier, trainer.strategy.root_device)  # Lightning moves the module, and so the suffix, to the CPU
     return module
+
+
+def _find_test(
+    config: EvaluateConfig | VisualizeConfig, prefix: FrozenPrefix, data: ReviewDataModule
+) -> tuple[FeatureStore, FeatureRows]:
+    """Return the test reviews as a run has stored them, at any depth, and where."""
+    tokens_per_batch = data.settings.tokens_per_batch
+    store = build_store(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
+    return store, store.find(data.token_rows("test"), lowest=0)
 
 
 def predict_split(
@@ -423,9 +430,6 @@ def predict_split(
     if config.reviews not in BY_PREDICTION and num_reviews > FEW_REVIEWS:
         if prefix is None:
             return None
-        store = build_store(
-            config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=data.settings.tokens_per_batch
-        )
-        if store.find(data.token_rows("test"), lowest=0).num_missing:
+        if _find_test(config, prefix, data)[1].num_missing:
             return None
     return lambda: measure(config, classifier, checkpoint, data).test_result
