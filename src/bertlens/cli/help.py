@@ -57,6 +57,8 @@ def show_help(name: str, given: list[str], conf: Path, program: list[str]) -> No
             print(f"  {group}=" + "|".join(sorted(path.stem for path in (conf / group).glob("*.yaml"))))
         print()
     more = f"--help SECTION lists the keys of {', '.join(all_sections)} or other; --help all, every key."
+    if not all_sections:
+        more = "--help all lists every key."
     print(textwrap.fill(more, WIDTH))
     if name == "train":
         print("Separate several values by commas and add -m to run each: -m seed=1,2,3")
