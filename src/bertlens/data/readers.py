@@ -5,25 +5,21 @@ them into strings. Readers are strict: every error names the file, and the line 
 guessed: a label "01" stays "01", and a review "NA" stays "NA".
 """
 
-import csv
 import difflib
 import functools
-import json
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from bertlens.data.rows import json_rows, read_cells
 from bertlens.data.settings import DataSettings
 from bertlens.errors import InputError
 from bertlens.system.escape import one_line_of
-
-NumberedRow = tuple[int, list[str]]  # a line's number and its cells
 
 IS_STRING = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
 
@@ -120,64 +116,10 @@ def _read_parquet(file: Path, settings: DataSettings) -> pa.Table:
         raise InputError(f"{str(file)!r} cannot be read as Parquet: {one_line_of(str(error))[:200]}") from error
 
 
-def read_lines(stream: Iterable[bytes], where: str) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without its byte order mark. Raises `InputError` that names the line."""
-    for number, line in enumerate(stream, start=1):
-        try:
-            yield line.decode().removeprefix("\ufeff") if number == 1 else line.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where}, line {number}, is not UTF-8: save the file as UTF-8") from error
-
-
-def json_rows(lines: Iterable[str], where: str) -> Iterator[dict[str, Any]]:
-    """Yield each line of a JSON Lines file that is not blank."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where}, line {number}, is not JSON: {one_line_of(str(error))}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{where}, line {number}, is not a JSON object: write one review per line")
-        yield row
-
-
-def csv_rows(lines: Iterable[str], where: str) -> Iterator[NumberedRow]:
-    """Yield the number of each row's last line and its cells: none of a blank line."""
-    reader = csv.reader(lines, strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{where}, line {reader.line_num}, is not CSV: {error}") from error
-
-
-def tsv_rows(lines: Iterable[str], where: str) -> Iterator[NumberedRow]:
-    """Yield the number and the cells of each line: none of a blank one. No quoting: quotes are the reviewer's."""
-    for number, line in enumerate(lines, start=1):
-        line = line.removesuffix("\n").removesuffix("\r")
-        yield number, line.split("\t") if line else []
-
-
-def check_width(columns: list[str], number: int, row: list[str], where: str) -> None:
-    """Raise `InputError` unless a row has a cell for each column."""
-    if len(row) != len(columns):
-        raise InputError(f"{where}, line {number}, has {len(row)} columns where the first has {len(columns)}")
-
-
-def _lines_of(file: Path) -> Iterator[str]:
-    try:
-        with file.open("rb") as stream:
-            yield from read_lines(stream, repr(str(file)))
-    except OSError as error:
-        raise InputError(f"{str(file)!r} cannot be read: {error.strerror}") from error
-
-
 def _read_json_lines(file: Path, settings: DataSettings) -> pa.Table:
     columns: dict[str, None] = {}
     texts, labels = [], []
-    for review in json_rows(_lines_of(file), repr(str(file))):
+    for review in json_rows(file):
         columns.update(dict.fromkeys(review))
         texts.append(review.get(settings.text_column))
         labels.append(review.get(settings.label_column))
@@ -191,27 +133,18 @@ def _read_json_lines(file: Path, settings: DataSettings) -> pa.Table:
         ) from error
 
 
-def _read_cells(
-    file: Path, settings: DataSettings, *, rows_of: Callable[[Iterable[str], str], Iterator[NumberedRow]]
-) -> pa.Table:
-    """Return the text and the label column of rows; the first row names the columns if data.header is true."""
-    where = repr(str(file))
-    rows = [(number, row) for number, row in rows_of(_lines_of(file), where) if row]
-    columns = rows[0][1] if rows else []
-    if settings.header:
-        rows = rows[1:]
-    else:
-        columns = [str(position) for position in range(len(columns))]
-    check_columns(columns, f"{where} with data.header={str(settings.header).lower()}", settings)
-    for number, row in rows:
-        check_width(columns, number, row, where)
+def _read_cells(file: Path, settings: DataSettings, *, format: str) -> pa.Table:
+    rows = read_cells(file, format, header=settings.header)
+    columns, where = next(rows, []), f"{str(file)!r} with data.header={str(settings.header).lower()}"
+    check_columns(columns, where, settings)
     positions = {name: columns.index(name) for name in (settings.text_column, settings.label_column)}
-    return pa.table({name: [row[position] for _, row in rows] for name, position in positions.items()})
+    chosen = [[row[position] for position in positions.values()] for row in rows]
+    return pa.table({name: [row[number] for row in chosen] for number, name in enumerate(positions)})
 
 
 READERS: dict[str, Callable[[Path, DataSettings], pa.Table]] = {
-    ".tsv": functools.partial(_read_cells, rows_of=tsv_rows),
-    ".csv": functools.partial(_read_cells, rows_of=csv_rows),
+    ".tsv": functools.partial(_read_cells, format="tsv"),
+    ".csv": functools.partial(_read_cells, format="csv"),
     ".jsonl": _read_json_lines,
     ".json": _read_json_lines,
     ".parquet": _read_parquet,

@@ -1,7 +1,7 @@
 """Rows of a file, one after the other, in and out: memory does not grow with the file.
 
-A row is a dictionary of all its columns; cells of .csv and .tsv stay strings. Whole files of labelled reviews:
-`readers.py`.
+A row is a dictionary of all its columns; cells of .csv and .tsv stay strings. Readers are strict: every error names the
+file and the line. Whole files of labelled reviews: `readers.py`.
 """
 
 import csv
@@ -16,7 +16,6 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from bertlens.data.readers import NumberedRow, check_width, csv_rows, json_rows, read_lines, tsv_rows
 from bertlens.errors import InputError
 from bertlens.system.escape import one_line_of
 
@@ -35,48 +34,98 @@ def read_rows(file: Path, format: str, *, header: bool = True, text_column: str 
     header: whether the first line of csv or tsv names the columns; if not, they are "0", "1", ... Raises `InputError`
     that names the line, or the row of Parquet.
     """
-    where = repr(str(file))
+    if format == "parquet":
+        yield from _parquet_rows(file)
+    elif format == "txt":
+        yield from ({text_column: _without_newline(line)} for _, line in _lines_of(file))
+    elif format == "jsonl":
+        yield from json_rows(file)
+    else:
+        cells = read_cells(file, format, header=header)
+        columns = next(cells, [])
+        if len(set(columns)) < len(columns):
+            raise InputError(f"{str(file)!r} has two columns of one name: rename all but one of {', '.join(columns)}")
+        yield from (dict(zip(columns, row, strict=True)) for row in cells)
+
+
+def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line of a UTF-8 file, without its byte order mark."""
+    number = 0
     try:
         with file.open("rb") as stream:
-            lines = read_lines(stream, where)
-            if format == "parquet":
-                yield from _parquet_rows(file)
-            elif format == "txt":
-                yield from ({text_column: line.removesuffix("\n").removesuffix("\r")} for line in lines)
-            elif format == "jsonl":
-                yield from json_rows(lines, where)
-            else:
-                yield from _named(csv_rows(lines, where) if format == "csv" else tsv_rows(lines, where), where, header)
-    except (OSError, pa.ArrowException) as error:
-        reason = one_line_of(str(getattr(error, "strerror", None) or error))
-        raise InputError(f"{where} cannot be read: {reason[:200]}") from error
+            for number, line in enumerate(stream, start=1):
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(file)!r}, line {number}, is not UTF-8: save the file as UTF-8") from error
 
 
-def _named(rows: Iterable[NumberedRow], where: str, header: bool) -> Iterator[Row]:
+def _without_newline(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def json_rows(file: Path) -> Iterator[Row]:
+    """Yield each line of a JSON Lines file that is not blank."""
+    for number, line in _lines_of(file):
+        if not line.strip():
+            continue
+        where = f"{str(file)!r}, line {number},"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where} is not JSON: {one_line_of(str(error))}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{where} is not a JSON object: write one review per line")
+        yield row
+
+
+def read_cells(file: Path, format: str, *, header: bool) -> Iterator[list[str]]:
+    """Yield the names of the columns of csv or tsv, then the cells of each row that is not blank."""
     columns: list[str] = []
-    for number, row in rows:
-        if not columns:
-            columns = row if header else [str(position) for position in range(len(row))]
-            if len(set(columns)) < len(columns):
-                raise InputError(f"{where} has two columns of one name: rename all but one of {', '.join(columns)}")
+    for number, row in (_csv_rows if format == "csv" else _tsv_rows)(file):
+        cells = row or [""] * (len(columns) == 1)  # a blank line is an empty text if there are no other columns
+        if cells and not columns:
+            columns = cells if header else [str(position) for position in range(len(cells))]
+            yield columns
             if header:
                 continue
-        cells = row or [""] * (len(columns) == 1)  # a blank line is an empty text if there are no other columns
+        if len(cells) not in (0, len(columns)):
+            widths = f"has {len(cells)} columns where the first has {len(columns)}"
+            raise InputError(f"{str(file)!r}, line {number}, {widths}")
         if cells:
-            check_width(columns, number, cells, where)
-            yield dict(zip(columns, cells, strict=True))
+            yield cells
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each row's last line and its cells: none of a blank line."""
+    reader = csv.reader((line for _, line in _lines_of(file)), strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{str(file)!r}, line {reader.line_num}, is not CSV: {error}") from error
+
+
+def _tsv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each line: none of a blank one. No quoting: quotes are the reviewer's."""
+    for number, line in _lines_of(file):
+        yield number, _without_newline(line).split("\t") if line.strip("\r\n") else []
 
 
 def _parquet_rows(file: Path) -> Iterator[Row]:
     number = 0
-    with pa.parquet.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(ROWS_PER_GROUP):
-            for row in range(batch.num_rows):  # one by one, to name a row
-                number += 1
-                try:
+    try:
+        with pa.parquet.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(ROWS_PER_GROUP):
+                for row in range(batch.num_rows):  # one by one, to name a row
+                    number += 1
                     yield {name: column[row].as_py() for name, column in zip(batch.column_names, batch, strict=True)}
-                except UnicodeDecodeError as error:
-                    raise InputError(f"{str(file)!r}, row {number}, is not UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(file)!r}, row {number}, is not UTF-8") from error
+    except (OSError, pa.ArrowException) as error:
+        reason = one_line_of(str(getattr(error, "strerror", None) or error))
+        raise InputError(f"{str(file)!r} cannot be read: {reason[:200]}") from error
 
 
 @contextmanager
