@@ -25,7 +25,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         selection = Selection(sentence="texts of your own")
     else:
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
-        data.setup("test")
+        data.read_reviews()
         split = data.reviews["test"]
         selection = select(config, split["label"], build.predict_split(config, classifier, checkpoint, data))
         reviews = reviews_to_explain(split, selection.indices)

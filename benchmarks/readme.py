@@ -103,6 +103,8 @@ def main() -> None:
             "compare": compare,
             "reasons": reasons,
             "presets": presets,
+            "neighbours": neighbours,
+            "labels": labels,
             "take_along": take_along,
             "reliability": reliability_totals,
         },
@@ -149,6 +151,64 @@ def presets() -> str | None:
         f"MiniLM on all 25,000 + 25,000 reviews, from an empty cache, the test included: {'; '.join(measured)}. "
         f"Measured on {measured_on(found)}; `python benchmarks/presets.py --reviews path/to/imdb --work FOLDER`."
     )
+
+
+def neighbours() -> str | None:
+    """Every row of the same test reviews, best first."""
+    found = read("neighbours")
+    if found is None:
+        return None
+    lines = ["| | test reviews right | 95 % interval | minutes | MB |", "|---|---:|---:|---:|---:|"]
+    for row in found["rows"]:
+        name = f"`experiment={row['name']}`" if "run" in row else row["name"]
+        low, high = row["interval"]
+        cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", f"{row['minutes']:.1f}", f"{row['megabytes']:,.0f}"]
+        if "mcnemar_p" in row and row["mcnemar_p"] > 0.05:
+            cells[0] += " (not told apart from `balanced`: McNemar's p > .05)"
+        lines.append(f"| {' | '.join([name, *cells])} |")
+    lines += [
+        "",
+        f"The same {found['num_test']:,} test reviews for all, the test's time included. MB: what has to be kept to "
+        f"classify. Measured on {measured_on(found)}; `python benchmarks/neighbours.py --reviews path/to/imdb`.",
+        "",
+        "![Accuracy with its interval, and minutes, of each](docs/neighbours.png)",
+    ]
+    return "\n".join(lines)
+
+
+def labels() -> str | None:
+    """How well doubtful labels are found, and accuracy by the number of reviews."""
+    found = read("labels")
+    if found is None:
+        return None
+    sentences = []
+    if "real" in found:
+        real, checked = found["real"]["found"], found["real"]["found"]["checked"]
+        first = {name: real[name]["first 100"] for name in ("folds", "NB-SVM")}
+        sentences.append(
+            f"On IMDb's test reviews as a training set, of the first 100 suspects {first['folds']['checked']} had been "
+            f"looked at by people, who call {first['folds']['wrong']} wrong and {first['folds']['unclear']} unclear "
+            f"(NB-SVM on the same folds: {first['NB-SVM']['checked']}, {first['NB-SVM']['wrong']}, "
+            f"{first['NB-SVM']['unclear']}). Over the {sum(checked.values())} that were looked at, {checked['wrong']} "
+            f"of them wrong, average precision is {real['folds']['average precision, wrong']:.2f} (NB-SVM "
+            f"{real['NB-SVM']['average precision, wrong']:.2f})."
+        )
+    if "flips" in found:
+        flips = found["flips"]["found"]
+        number = flips["flipped"]
+        ours, other = (flips[name][f"precision at {number}"] for name in ("folds", "NB-SVM"))
+        sentences.append(
+            f"Of {number} training labels flipped at random, {ours:.0%} are among the first {number} suspects "
+            f"(NB-SVM {other:.0%})."
+        )
+    if "curve" in found:
+        by_size = found["curve"]["found"]["validation accuracy"]
+        curve = ", ".join(f"{accuracy:.1%} with {int(size):,}" for size, accuracy in by_size.items())
+        sentences.append(f"Validation accuracy by the number of training reviews: {curve}.")
+    given = next(found[name] for name in ("real", "flips", "curve") if name in found)["overrides"]
+    how = " ".join(each for each in given if each != "--" and not each.startswith("cache_dir="))
+    sentences.append(f"Measured with `{how}` on {measured_on(found)}; `benchmarks/labels.py`.")
+    return " ".join(sentences)
 
 
 def take_along() -> str | None:

@@ -27,10 +27,11 @@ from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.explainer import Explainer
-from bertlens.explanations.selection import BY_PREDICTION, Predictions
+from bertlens.explanations.selection import Predictions
 from bertlens.features.prefix import ComputedBatches
 from bertlens.features.rows import FeatureRows
 from bertlens.features.settings import FeatureSettings
+from bertlens.features.shards import SUFFIX
 from bertlens.features.store import FeatureStore, older_stores
 from bertlens.model.checkpoint import (
     Checkpoint,
@@ -425,11 +426,14 @@ def _find_test(
 def predict_split(
     config: VisualizeConfig, classifier: ReviewClassifier, checkpoint: Checkpoint, data: ReviewDataModule
 ) -> Callable[[], Predictions] | None:
-    """Return what measures the test split, if the choice of reviews needs it or it takes seconds; otherwise None."""
-    prefix, num_reviews = classifier.prefix, len(data.pieces["test"])
-    if config.reviews not in BY_PREDICTION and num_reviews > FEW_REVIEWS:
-        if prefix is None:
+    """Return what measures the test split, if the choice of reviews needs it, or gains by it and it takes seconds."""
+    if config.indices is not None or config.reviews in ("first", "random"):
+        return None
+    if config.reviews == "sample" and len(data.reviews["test"]) > FEW_REVIEWS:
+        prefix = classifier.prefix
+        if prefix is None or not any(features_folder(config.cache_dir).rglob(f"*{SUFFIX}")):
             return None
+        data.setup("test")
         if _find_test(config, prefix, data)[1].num_missing:
             return None
     return lambda: measure(config, classifier, checkpoint, data).test_result

@@ -59,15 +59,23 @@ class ReviewDataModule(pl.LightningDataModule):
         self._sampler_state: dict[str, int] | None = None  # read from a checkpoint
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the reviews and their word pieces, unless an earlier call did.
-
-        Raises `InputError` for reviews that cannot be used, or whose labels are not those of the checkpoint.
-        """
+        """Read the reviews and cut them into word pieces, unless an earlier call did. Raises as `read_reviews`."""
         if self.trainer is not None and self.build is not None:
             self.build()
             self.build = None
         if self.pieces:
             return
+        self.read_reviews()
+        self.pieces = {
+            split: tokenize(self.reviews[split], self.tokenizer, self.cache / "tokens", split=split)
+            for split in (self.reviews if self.known_labels is None else ["test"])
+        }
+
+    def read_reviews(self) -> None:
+        """Read the reviews alone, unless an earlier call did.
+
+        Raises `InputError` for reviews that cannot be used, or whose labels are not those of the checkpoint.
+        """
         if self.reviews:
             pass  # another classifier's
         elif self.known_labels is not None and self.settings.source == "files" and self.settings.test_file is not None:
@@ -81,10 +89,6 @@ class ReviewDataModule(pl.LightningDataModule):
                 f"the reviews have the labels {', '.join(map(repr, self.label_names))}, but the checkpoint was trained "
                 f"on {', '.join(map(repr, self.known_labels))}: name reviews with the same labels"
             )
-        self.pieces = {
-            split: tokenize(self.reviews[split], self.tokenizer, self.cache / "tokens", split=split)
-            for split in (self.reviews if self.known_labels is None else ["test"])
-        }
 
     @property
     def label_names(self) -> list[str]:

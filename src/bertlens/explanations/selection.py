@@ -15,7 +15,6 @@ from bertlens.explanations.settings import SelectionSettings
 
 # as in ReviewModule.test_result: each measured review's index [R], label [R] and probabilities [R, C]
 Predictions = tuple[Tensor, Tensor, Tensor]
-BY_PREDICTION = ("wrong", "right", "uncertain")  # choices that need the predictions of the whole split
 
 
 @dataclass(frozen=True, kw_only=True)
