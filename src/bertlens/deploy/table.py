@@ -23,6 +23,7 @@ from bertlens.errors import InputError
 from bertlens.explanations.explainer import Explainer, ReviewToExplain
 from bertlens.explanations.settings import DEFAULT_METHODS
 from bertlens.explanations.words import top_words
+from bertlens.run.folder import PROBABILITY
 from bertlens.system.escape import csv_text, one_line_of
 from bertlens.system.files import atomic_write
 from bertlens.system.stopping import Stopped
@@ -93,7 +94,7 @@ class Table:
             self.num_rows += 1
             columns.update(dict.fromkeys(row))
         find_columns(columns, repr(config.file), {"text_column": self.text_column})
-        names = ["label", *(f"probability of {name}" for name in loaded.label_names)]
+        names = ["label", *(PROBABILITY + name for name in loaded.label_names)]
         names += ["words for", "words against"] if config.explain else []
         self.added = [f"predicted {name}" if name in columns else name for name in names]
         given = pa.schema([(name, pa.string()) for name in columns])
@@ -101,7 +102,7 @@ class Table:
             given = pa.parquet.read_schema(self.file)
         elif self.format == "jsonl" and self.output_format == "parquet":
             given = pa.Table.from_pylist(next(in_chunks(self._read(), ROWS_AT_A_TIME))).schema
-        kinds = [pa.float64() if "probability of" in name else pa.string() for name in self.added]
+        kinds = [pa.float64() if PROBABILITY in name else pa.string() for name in self.added]
         self.schema = pa.schema([*given, *map(pa.field, self.added, kinds)], metadata=given.metadata)
         self.rows = self._read()
 

@@ -35,6 +35,7 @@ HYDRA_FOLDER = ".hydra"
 ERROR_SUFFIX = ".error.txt"
 OUTPUTS = Path("outputs")
 LATEST = "latest"  # in OUTPUTS: a link to the newest training run there
+PROBABILITY = "probability of "  # begins the name of a class's column
 
 
 @dataclass
@@ -258,7 +259,7 @@ def write_predictions(
         "correct": (predictions == labels).tolist(),
     }
     for index, name in enumerate(label_names):
-        columns[f"probability of {name}"] = probabilities[:, index].double().numpy()
+        columns[PROBABILITY + name] = probabilities[:, index].double().numpy()
     with atomic_write(path) as file:
         pq.write_table(pa.table(columns), file)
 
@@ -268,7 +269,7 @@ def read_predictions(path: Path, texts: Sequence[str], label_names: Sequence[str
     import pyarrow.parquet as pq
     import torch
 
-    names = [f"probability of {name}" for name in label_names]
+    names = [PROBABILITY + name for name in label_names]
     try:
         table = pq.read_table(path, columns=["text", *names])
         probabilities = torch.tensor([table[name].to_pylist() for name in names]).T
