@@ -418,6 +418,7 @@ def _find_test(
     config: EvaluateConfig | VisualizeConfig, prefix: FrozenPrefix, data: ReviewDataModule
 ) -> tuple[FeatureStore, FeatureRows]:
     """Return the test reviews as a run has stored them, at any depth, and where."""
+    data.setup("test")
     tokens_per_batch = data.settings.tokens_per_batch
     store = build_store(config.cache_dir, prefix, FeatureSettings(), tokens_per_batch=tokens_per_batch)
     return store, store.find(data.token_rows("test"), lowest=0)
@@ -433,7 +434,6 @@ def predict_split(
         prefix = classifier.prefix
         if prefix is None or not any(features_folder(config.cache_dir).rglob(f"*{SUFFIX}")):
             return None
-        data.setup("test")
         if _find_test(config, prefix, data)[1].num_missing:
             return None
     return lambda: measure(config, classifier, checkpoint, data).test_result

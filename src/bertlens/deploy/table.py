@@ -23,11 +23,10 @@ from bertlens.errors import InputError
 from bertlens.explanations.explainer import Explainer, ReviewToExplain
 from bertlens.explanations.settings import DEFAULT_METHODS
 from bertlens.explanations.words import top_words
-from bertlens.run.folder import PROBABILITY
 from bertlens.system.escape import csv_text, one_line_of
 from bertlens.system.files import atomic_write
 from bertlens.system.stopping import Stopped
-from bertlens.system.wording import count_of, duration
+from bertlens.system.wording import PROBABILITY, count_of, duration
 
 ROWS_AT_A_TIME = 1024  # enough that texts of similar length stand together; a stop loses the work on so many
 NUM_WORDS = 5

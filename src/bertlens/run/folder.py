@@ -25,6 +25,7 @@ from bertlens.system import stopping
 from bertlens.system.files import atomic_write, relative
 from bertlens.system.settings import keys, values
 from bertlens.system.stopping import is_main_process
+from bertlens.system.wording import PROBABILITY
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +36,6 @@ HYDRA_FOLDER = ".hydra"
 ERROR_SUFFIX = ".error.txt"
 OUTPUTS = Path("outputs")
 LATEST = "latest"  # in OUTPUTS: a link to the newest training run there
-PROBABILITY = "probability of "  # begins the name of a class's column
 
 
 @dataclass

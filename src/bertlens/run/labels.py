@@ -27,10 +27,11 @@ from bertlens.explanations.explainer import ExplainedReview, Explainer, ReviewTo
 from bertlens.explanations.selection import Predictions, Selection
 from bertlens.model.checkpoint import find_checkpoint, read_checkpoint, restore
 from bertlens.report.render import render_report
-from bertlens.run.folder import HYDRA_FOLDER, PROBABILITY
+from bertlens.run.folder import HYDRA_FOLDER
 from bertlens.run.summary import say
 from bertlens.system.escape import csv_row, one_line_of
 from bertlens.system.files import atomic_write, relative
+from bertlens.system.wording import PROBABILITY
 
 PREDICTIONS = "predictions.parquet"
 DIGEST, LABEL_PROBABILITY = "text digest", "probability of the label"

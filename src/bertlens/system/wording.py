@@ -1,4 +1,6 @@
-"""Write counts and durations as a reader expects them."""
+"""Counts, durations and the names of columns as a reader expects them."""
+
+PROBABILITY = "probability of "  # and the name of a class
 
 
 def count_of(number: int, noun: str) -> str:
