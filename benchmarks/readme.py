@@ -109,6 +109,7 @@ def main() -> None:
             "reliability": reliability_totals,
         },
         "docs/reasons.md": {"reasons": reasons_in_full},
+        "docs/store.md": {"scale": scale},
         "docs/reliability.md": {"reliability": reliability},
     }
     for name, sections in pages.items():
@@ -231,6 +232,74 @@ def take_along() -> str | None:
         f"{there['onnx']['other_verdicts']} ({there['onnx']['largest_difference']:.0e}). Measured on "
         f"{measured_on(found)}; `benchmarks/take_along.py`."
     )
+
+
+def scale() -> str | None:
+    """Return the rows of scale.py with their goals."""
+    found = read("scale")
+    if found is None:
+        return None
+    rows, lines = found["rows"], ["| what | goal | measured |", "|---|---|---|"]
+
+    def add(name: str, what: str, goal: str, write: Callable[[dict[str, Any]], str]) -> None:
+        if name in rows:
+            lines.append(f"| {what} | {goal} | {write(rows[name])} |")
+
+    add(
+        "appended",
+        "reviews appended to a full store: computed",
+        "100 of 100",
+        lambda row: f"{row['computed']} of {row['appended']}, to {row['stored']:,}, in {row['seconds']:.1f} s",
+    )
+    asked = ("another 80/20 split", "5 folds", "another order", "4,000 of them")
+    add("splits", f"{', '.join(asked)}: computed", "0", lambda row: ", ".join(str(row[name]) for name in asked))
+    add(
+        "sweep",
+        "8 learning rates, 2 epochs each, 25,000 + 25,000 reviews, from nothing",
+        "13 min",
+        lambda row: f"{row['seconds'] / 60:.1f} min",
+    )
+    add(
+        "prefix",
+        "frozen layers, share of the rate of matrix products of their shapes in bf16",
+        "75 %",
+        lambda row: f"{row['share']:.0%} ({row['layers_tflops']:.2f} of {row['products_tflops']:.2f} TFLOP/s)",
+    )
+    add(
+        "warm_start",
+        "start of a run whose features are stored until its first step, imports apart",
+        "2 s",
+        lambda row: f"{row['best']:.1f} s",
+    )
+    add(
+        "builders",
+        "8 builders at once: reviews computed twice",
+        "5 %",
+        lambda row: f"{row['computed_twice']:.1%} of {row['reviews']:,}",
+    )
+    add(
+        "kills",
+        "one of 4 builders killed: reviews that the next build lacks, wrong states, leftovers",
+        "0, 0, 0",
+        lambda row: f"{row['damaged']}, {row['wrong']}, {row['leftovers']} after {row['kills']} kills",
+    )
+    add(
+        "index",
+        "opening a store of ten million reviews (made-up digests)",
+        "10 s, 1 GB",
+        lambda row: f"{row['seconds']:.1f} s, {row['more_memory_mb']:,} MB",
+    )
+    add(
+        "company",
+        "probabilities that are others at other numbers of rows per batch",
+        "0",
+        lambda row: (
+            f"{', '.join(f'{number} ({name})' for name, number in row['different_probabilities'].items())} of "
+            f"{row['reviews']:,} reviews, at {', '.join(map(str, row['rows_per_batch']))} rows"
+        ),
+    )
+    lines += ["", f"MiniLM on real reviews. Measured on {measured_on(found)}; `benchmarks/scale.py`."]
+    return "\n".join(lines)
 
 
 def transcript() -> str | None:
