@@ -44,7 +44,12 @@ TRIED = {
     "`kill -9` while building the store, begun again until done": ["test_killed_while_building"],
     "stopped and resumed at every step, in validations and between epochs": ["test_stopped_anywhere_and_resumed"],
     "SIGTERM and Ctrl-C while fitting, validating, building and saving": ["test_a_signal_ends_a_run_well"],
-    "SIGTERM to one of two processes while fitting, validating and testing": ["test_sigterm_to_any_rank_ends_the_run"],
+    "SIGTERM to one of two processes while building, fitting, validating, testing and saving": [
+        "test_sigterm_to_any_rank_ends_the_run"
+    ],
+    "a sweep under SLURM: one job requeued, one at its time limit, one cancelled": [
+        "test_a_sweep_whose_jobs_are_requeued_limited_and_cancelled"
+    ],
     "killed at every write, flush, move and folder flush of every writer": [
         "test_a_writer_killed_anywhere_leaves_the_earlier_file_or_the_new_one",
         "test_a_cache_killed_anywhere_is_made_whole_by_the_next_start",

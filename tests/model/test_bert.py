@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from bertlens.data.settings import DataSettings
 from bertlens.data.tokenizer import ReviewTokenizer, read_vocabulary
 from bertlens.errors import InputError
-from bertlens.model.bert import BertConfig, BertLayer, BertModel, attention_probs, run_layers
+from bertlens.model.bert import BertConfig, BertLayer, BertModel, Dropout, attention_probs, run_layers
 from bertlens.model.pretrained import load_strictly, read_config, read_weights
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
@@ -256,3 +256,18 @@ def test_a_new_model_begins_as_the_published_ones_did(tiny_config):
     assert_close(word[1:].std().item(), tiny_config.initializer_range, rtol=0.1, atol=0)
     assert (model.encoder.layer[2].output.dense.bias == 0.0).all()
     assert (model.encoder.layer[2].output.LayerNorm.weight == 1.0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_that_share_scales_the_rest_and_follows_the_seed(dtype):
+    dropout, inputs = Dropout(0.1), torch.ones(333, 301, dtype=dtype, requires_grad=True)
+    torch.manual_seed(7)
+    dropped = dropout(inputs)
+    torch.manual_seed(7)
+    assert torch.equal(dropped, dropout(inputs))
+    assert not torch.equal(dropped, dropout(inputs))
+    assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / 0.9, dtype=dtype).item()}
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.1, abs=4 * (0.09 / inputs.numel()) ** 0.5)
+    dropped.sum().backward()
+    assert torch.equal(inputs.grad, dropped.detach())
+    assert torch.equal(dropout.eval()(inputs), inputs)

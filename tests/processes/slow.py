@@ -6,12 +6,26 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from bertlens.features import store
+
 
 class Slow(pl.Callback):
-    """Print `@ <stage> <rank> <process id>` before each batch and each checkpoint, and wait."""
+    """Print `@ <stage> <rank> <process id>` before each build, batch and checkpoint, and wait."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        build, compute = store.FeatureStore.build, store.compute
+
+        def build_slowly(*arguments: Any, **options: Any) -> int:
+            os.write(1, f"@ build {os.environ.get('LOCAL_RANK', 0)} {os.getpid()}\n".encode())
+            time.sleep(seconds)
+            return build(*arguments, **options)
+
+        def compute_slowly(*arguments: Any, **options: Any) -> Any:
+            time.sleep(seconds)
+            return compute(*arguments, **options)
+
+        store.FeatureStore.build, store.compute = build_slowly, compute_slowly
 
     def _wait(self, stage: str, trainer: pl.Trainer) -> None:
         os.write(1, f"@ {stage} {trainer.global_rank} {os.getpid()}\n".encode())

@@ -78,6 +78,22 @@ def attention_probs(query: Tensor, key: Tensor, attention_mask: Tensor | None, *
     return scores.softmax(dim=-1, dtype=torch.float32)  # half precision loses small terms of the sum
 
 
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al. 2014), its probability rounded to a multiple of 2^-16.
+
+    On CPUs four elements share a random number of 64 bits: PyTorch draws one for each element, in one thread.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs to inputs of the same shape."""
+        if not self.training or self.p in (0, 1) or inputs.device.type != "cpu":
+            return super().forward(inputs)
+        words = torch.empty(-(-inputs.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        numbers = words.view(torch.int16)[: inputs.numel()].view(inputs.shape)  # uniform, from -2^15
+        kept = numbers >= round(self.p * 2**16) - 2**15
+        return inputs * (kept.to(inputs.dtype) / (1 - self.p))
+
+
 class BertEmbeddings(nn.Module):
     """Word piece + position + segment, normalised. A review is one segment, number 0."""
 
@@ -87,7 +103,7 @@ class BertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Map input_ids [B, L] to hidden states [B, L, H]."""
@@ -108,7 +124,7 @@ class BertSelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def forward(
         self, hidden: Tensor, attention_mask: Mask, query_positions: Tensor | None, return_probs: bool
@@ -187,7 +203,7 @@ class BertSelfOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
         out: Tensor = self.LayerNorm(self.dropout(linear(self.dense, inner)) + residual)
