@@ -112,6 +112,15 @@ def test_a_review_has_the_same_bits_in_any_company(dtype, trainable_layers):
     check("minilm", dtype, trainable_layers, num_examples=5, max_reviews=12)
 
 
+def test_reviews_of_one_length_that_reach_over_32_rows_with_others_between():
+    classifier = make_classifier("minilm", torch.bfloat16, 1)
+    reviews = [ids_of(40 if place in (0, 31) else 10, seed=place) for place in range(32)]
+    ids = torch.nn.utils.rnn.pad_sequence(reviews, batch_first=True)
+    mask = torch.arange(40) < torch.tensor([[len(review)] for review in reviews])
+    with torch.no_grad():
+        assert torch.equal(classifier(ids, mask), torch.cat([classifier(review[None]) for review in reviews]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trainable_layers", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -131,6 +131,7 @@ def test_a_test_gives_the_same_digits_on_any_number_of_processes():
     assert len(set.union(*found.values())) == 1, found
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_learn_what_one_learns(start, tiny_model, tmp_path):
     """121 reviews of a step's 16: the last one has 9, which two processes share as 5 and 4."""
     model = shutil.copytree(tiny_model, tmp_path / "model")
@@ -150,6 +151,7 @@ def test_two_processes_with_half_the_batch_learn_what_one_learns(start, tiny_mod
             assert two[name] == pytest.approx(one[name], abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_to_the_same_bits(start, tmp_path):
     """Each has random numbers for dropout and metrics of its own, and goes on with them."""
     whole = start(0, "hydra.run.dir=whole")

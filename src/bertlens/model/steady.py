@@ -78,7 +78,7 @@ def run_for_cls(
 
     def run(part: tuple[list[int], int]) -> Tensor:
         rows, length = part
-        is_slice = rows[-1] - rows[0] == NUM_ROWS - 1  # which takes no copy
+        is_slice = rows == list(range(rows[0], rows[0] + NUM_ROWS))  # which takes no copy
         chosen = slice(rows[0], rows[-1] + 1) if is_slice else rows
         states, mask = hidden[chosen, :length], None if attention_mask is None else attention_mask[chosen, :length]
         if (lacking := length - states.shape[1]) > 0:
