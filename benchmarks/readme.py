@@ -4,6 +4,7 @@ Every section between `<!-- name -->` and `<!-- /name -->` comes from here. `--c
 """
 
 import argparse
+import functools
 import json
 import re
 from collections import Counter
@@ -44,9 +45,7 @@ TRIED = {
     "`kill -9` while building the store, begun again until done": ["test_killed_while_building"],
     "stopped and resumed at every step, in validations and between epochs": ["test_stopped_anywhere_and_resumed"],
     "SIGTERM and Ctrl-C while fitting, validating, building and saving": ["test_a_signal_ends_a_run_well"],
-    "SIGTERM to one of two processes while building, fitting, validating, testing and saving": [
-        "test_sigterm_to_any_rank_ends_the_run"
-    ],
+    "SIGTERM to one of two processes": ["test_sigterm_to_any_rank_ends_the_run"],
     "a sweep under SLURM: one job requeued, one at its time limit, one cancelled": [
         "test_a_sweep_whose_jobs_are_requeued_limited_and_cancelled"
     ],
@@ -136,6 +135,20 @@ def read(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def written_from(*names: str) -> Callable[[Callable[..., str | None]], Callable[[], str | None]]:
+    """Let a function write a section from these results: None where one of them is missing."""
+
+    def give(write: Callable[..., str | None]) -> Callable[[], str | None]:
+        @functools.wraps(write)
+        def section() -> str | None:
+            found = [read(name) for name in names]
+            return None if None in found else write(*found)
+
+        return section
+
+    return give
+
+
 def measured_on(found: dict[str, Any]) -> str:
     machine, versions = found["machine"], found["versions"]
     device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
@@ -144,10 +157,8 @@ def measured_on(found: dict[str, Any]) -> str:
     return f"{device}, {threads}, torch {versions['torch']}{seed}"
 
 
-def presets() -> str | None:
-    found = read("presets")
-    if found is None:
-        return None
+@written_from("presets")
+def presets(found: dict[str, Any]) -> str:
     measured = [
         f"`experiment={name}` {of['accuracy']:.1%} in {of['minutes_from_an_empty_cache']:.0f} minutes "
         f"({len(of['runs'])} seed{'s' * (len(of['runs']) > 1)})"
@@ -160,11 +171,9 @@ def presets() -> str | None:
     )
 
 
-def neighbours() -> str | None:
+@written_from("neighbours")
+def neighbours(found: dict[str, Any]) -> str:
     """Every row of the same test reviews, best first."""
-    found = read("neighbours")
-    if found is None:
-        return None
     lines = ["| | test reviews right | 95 % interval | minutes | MB |", "|---|---:|---:|---:|---:|"]
     for row in found["rows"]:
         name = f"`experiment={row['name']}`" if "run" in row else row["name"]
@@ -183,11 +192,9 @@ def neighbours() -> str | None:
     return "\n".join(lines)
 
 
-def labels() -> str | None:
+@written_from("labels")
+def labels(found: dict[str, Any]) -> str:
     """How well doubtful labels are found, and accuracy by the number of reviews."""
-    found = read("labels")
-    if found is None:
-        return None
     sentences = []
     if "real" in found:
         real, checked = found["real"]["found"], found["real"]["found"]["checked"]
@@ -218,9 +225,9 @@ def labels() -> str | None:
     return " ".join(sentences)
 
 
-def take_along() -> str | None:
-    found = read("take_along")
-    if found is None or not {"speed", "memory", "equal", "huggingface", "onnx"} <= found.keys():
+@written_from("take_along")
+def take_along(found: dict[str, Any]) -> str | None:
+    if not {"speed", "memory", "equal", "huggingface", "onnx"} <= found.keys():
         return None
     rates, ratios = found["speed"]["rows_per_second"], found["speed"]["times_as_fast"]
     equal = [entry for name, entry in found["equal"].items() if name in ("last", "top2")]
@@ -239,11 +246,9 @@ def take_along() -> str | None:
     )
 
 
-def scale() -> str | None:
+@written_from("scale")
+def scale(found: dict[str, Any]) -> str:
     """Return the rows of scale.py with their goals."""
-    found = read("scale")
-    if found is None:
-        return None
     rows, lines = found["rows"], ["| what | goal | measured |", "|---|---|---|"]
 
     def add(name: str, what: str, goal: str, write: Callable[[dict[str, Any]], str]) -> None:
@@ -317,11 +322,8 @@ def transcript() -> str | None:
     return re.sub(r"(epoch 2/12: .*\n)(?:epoch .*\n)+(epoch 12/12: )", r"\1⋮\n\2", found[1])
 
 
-def reliability_figures() -> dict[str, dict[str, int]] | None:
+def reliability_figures(rows: dict[str, Any]) -> dict[str, dict[str, int]]:
     """Return what the tests of tests/reliability counted, by what was tried."""
-    rows = read("reliability")
-    if rows is None:
-        return None
     figures: dict[str, dict[str, int]] = {}
     for tried, tests in TRIED.items():
         totals = figures.setdefault(tried, {})
@@ -334,24 +336,21 @@ def reliability_figures() -> dict[str, dict[str, int]] | None:
     return figures
 
 
-def reliability() -> str | None:
-    figures = reliability_figures()
-    if figures is None:
-        return None
+@written_from("reliability")
+def reliability(found: dict[str, Any]) -> str:
+    figures, rows = reliability_figures(found), list(found.values())
     lines = ["| what was tried | what came of it |", "|---|---|"]
     for tried, totals in figures.items():
         counted = (f"{value:,} {WORDS.get(figure, figure.replace('_', ' '))}" for figure, value in totals.items())
         lines.append(f"| {tried} | {', '.join(counted)} |")
-    rows = list((read("reliability") or {}).values())
     hours = sum(row["seconds"] for row in rows) / 3600
     lines += ["", f"Measured on {rows[0]['processor']}, Python {rows[0]['python']}, in {hours:.1f} hours."]
     return "\n".join(lines)
 
 
-def reliability_totals() -> str | None:
-    figures = reliability_figures()
-    if figures is None:
-        return None
+@written_from("reliability")
+def reliability_totals(found: dict[str, Any]) -> str:
+    figures = reliability_figures(found)
     # damage that nothing can tell is not counted: the files hold no pin
     told = [Counter(row) for row in figures.values() if "read" not in row]
     kills, losses, damages = (sum(row[name] for row in told) for name in ("kills", "losses", "damages"))
@@ -364,10 +363,9 @@ def reliability_totals() -> str | None:
     )
 
 
-def demo() -> str | None:
-    run, baseline, newcomer = read("demo"), read("demo_baseline"), read("newcomer")
-    if run is None or baseline is None:
-        return None
+@written_from("demo", "demo_baseline")
+def demo(run: dict[str, Any], baseline: dict[str, Any]) -> str:
+    newcomer = read("newcomer")
     others = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("demo_on_*.json"))]
     accuracies = [found["metrics"]["test/accuracy"] for found in (run, *others)]
     sentences = [f"After installation the demo takes {sum(run['seconds'].values()):.0f} s on {measured_on(run)}."]
@@ -388,10 +386,8 @@ def demo() -> str | None:
     return " ".join(sentences)
 
 
-def imdb() -> str | None:
-    run, cold, seeds = read("imdb_minilm"), read("imdb_minilm_cold"), read("imdb_minilm_seeds")
-    if run is None or cold is None or seeds is None:
-        return None
+@written_from("imdb_minilm", "imdb_minilm_cold", "imdb_minilm_seeds")
+def imdb(run: dict[str, Any], cold: dict[str, Any], seeds: dict[str, Any]) -> str:
     metrics, seconds, each = run["metrics"], run["seconds"], seeds["test/accuracy"].values()
     return (
         f"MiniLM, all 25,000 + 25,000 reviews, no GPU: **{metrics['test/accuracy']:.1%}** of the test reviews right "
@@ -404,10 +400,8 @@ def imdb() -> str | None:
     )
 
 
-def compare() -> str | None:
-    found = read("compare_cpu")
-    if found is None:
-        return None
+@written_from("compare_cpu")
+def compare(found: dict[str, Any]) -> str:
     seconds = found["seconds"]
     peers = [name for name in PEERS if name in seconds]
     head = ["seconds", "bertlens", *(PEERS[name] for name in peers)]
@@ -456,11 +450,9 @@ REASONS_ON = (
 DROP, MASK = "comprehensiveness, drop", "comprehensiveness, mask"
 
 
-def reasons() -> str | None:
+@written_from("reasons")
+def reasons(found: dict[str, Any]) -> str:
     """Return what deleting words does to predictions, by method, on one model, and the goals that were missed."""
-    found = read("reasons")
-    if found is None:
-        return None
     goals = list(judge(found))
     missed = [f"- {goal}; measured: {measured}" for goal, met, measured in goals if not met]
     return "\n".join(
@@ -483,11 +475,9 @@ def reasons() -> str | None:
     )
 
 
-def reasons_in_full() -> str | None:
+@written_from("reasons")
+def reasons_in_full(found: dict[str, Any]) -> str:
     """Return the tables of both models by class and by right and wrong, and every goal."""
-    found = read("reasons")
-    if found is None:
-        return None
     lines = []
     for model in TRAINED:
         if "findings" in found.get(model, {}):
