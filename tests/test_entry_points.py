@@ -191,9 +191,9 @@ def test_evaluate_takes_a_test_file_of_ones_own(tiny_run, tmp_path, tiny_reviews
 
 def test_it_learns(tiny_run, tmp_path, run_task):
     metrics = run_task(
-        "train", tmp_path / "run", *tiny_run, "trainer.max_epochs=8", "model.trainable_layers=all", "optimizer.lr=3e-3"
+        "train", tmp_path / "run", *tiny_run, "trainer.max_epochs=10", "model.trainable_layers=all", "optimizer.lr=3e-3"
     )
-    assert metrics["test/accuracy"] > 0.85
+    assert metrics["test/accuracy"] > 0.9
 
 
 def parameters(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
