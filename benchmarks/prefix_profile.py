@@ -20,7 +20,7 @@ from bertlens.data.batching import packed_batches
 from bertlens.run.folder import environment, write_json
 from bertlens.system.memory import keep_freed_memory
 
-PRODUCTS = ("aten::addmm", "aten::mm")
+PRODUCTS = ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise")
 TOKENS = 8192
 
 
@@ -36,7 +36,10 @@ def best_of(function: Callable[[], object], times: int = 5) -> float:
 def limit(name: str, shapes: list[list[int]]) -> float:
     """Return the seconds that one call takes at best."""
     if name in PRODUCTS:
-        left, right = (torch.randn(shape, dtype=torch.bfloat16) for shape in shapes if len(shape) == 2)
+        inputs, weights = (shape for shape in shapes if len(shape) > 1)
+        size = inputs[-1]
+        left = torch.randn(math.prod(inputs) // size, size, dtype=torch.bfloat16)
+        right = torch.randn(size, math.prod(weights) // size, dtype=torch.bfloat16)
         return best_of(lambda: left @ right)
     size = sum(math.prod(shape) for shape in shapes if shape)
     source = torch.zeros(size, dtype=torch.bfloat16)
