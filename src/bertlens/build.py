@@ -427,13 +427,9 @@ def _find_test(
 def predict_split(
     config: VisualizeConfig, classifier: ReviewClassifier, checkpoint: Checkpoint, data: ReviewDataModule
 ) -> Callable[[], Predictions] | None:
-    """Return what measures the test split, if the choice of reviews needs it, or gains by it and it takes seconds."""
-    if config.indices is not None or config.reviews in ("first", "random"):
-        return None
-    if config.reviews == "sample" and len(data.reviews["test"]) > FEW_REVIEWS:
-        prefix = classifier.prefix
-        if prefix is None or not any(features_folder(config.cache_dir).rglob(f"*{SUFFIX}")):
-            return None
-        if _find_test(config, prefix, data)[1].num_missing:
+    """Return what measures the test split; None if a sample would gain by it but would have to wait for it."""
+    if config.reviews == "sample" and config.indices is None and len(data.reviews["test"]) > FEW_REVIEWS:
+        prefix, shards = classifier.prefix, features_folder(config.cache_dir).glob(f"*/*{SUFFIX}")
+        if prefix is None or not any(shards) or _find_test(config, prefix, data)[1].num_missing:
             return None
     return lambda: measure(config, classifier, checkpoint, data).test_result
