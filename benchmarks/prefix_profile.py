@@ -2,8 +2,9 @@
 
     python benchmarks/prefix_profile.py --reviews path/to/imdb --out benchmarks/results/prefix_profile.json
 
-One thread, MiniLM in bf16. Beside the seconds of each operation stand those of a bare matrix product of the same
-shapes, or of a copy of as many bytes as it reads and writes: what the arithmetic or the memory allows at best.
+One thread, MiniLM in bf16. Beside the seconds of each operation stand those of bare matrix products of the same shapes
+(of attention also the exponentials), or of a copy of as many bytes as it reads and writes: what the arithmetic or the
+memory allows at best.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from bertlens.data.batching import packed_batches
 from bertlens.run.folder import environment, write_json
 from bertlens.system.memory import keep_freed_memory
 
+ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 PRODUCTS = ("aten::addmm", "aten::mm", "mkldnn::_linear_pointwise")
 TOKENS = 8192
 
@@ -41,6 +43,11 @@ def limit(name: str, shapes: list[list[int]]) -> float:
         left = torch.randn(math.prod(inputs) // size, size, dtype=torch.bfloat16)
         right = torch.randn(size, math.prod(weights) // size, dtype=torch.bfloat16)
         return best_of(lambda: left @ right)
+    if name == ATTENTION:
+        queries = torch.randn(shapes[0], dtype=torch.bfloat16)
+        keys, scores = queries.transpose(-1, -2).contiguous(), queries @ queries.transpose(-1, -2)
+        exact = torch.randn(scores.shape)
+        return sum(best_of(run) for run in (lambda: queries @ keys, exact.exp, lambda: scores @ queries))
     size = sum(math.prod(shape) for shape in shapes if shape)
     source = torch.zeros(size, dtype=torch.bfloat16)
     return best_of(lambda: source.clone())

@@ -45,7 +45,9 @@ TRIED = {
     "`kill -9` while building the store, begun again until done": ["test_killed_while_building"],
     "stopped and resumed at every step, in validations and between epochs": ["test_stopped_anywhere_and_resumed"],
     "SIGTERM and Ctrl-C while fitting, validating, building and saving": ["test_a_signal_ends_a_run_well"],
-    "SIGTERM to one of two processes": ["test_sigterm_to_any_rank_ends_the_run"],
+    "two processes, while building, fitting, validating, testing and saving: SIGTERM to one, Ctrl-C, death of one": [
+        "test_two_processes_end_and_go_on_to_the_same_bits"
+    ],
     "a sweep under SLURM: one job requeued, one at its time limit, one cancelled": [
         "test_a_sweep_whose_jobs_are_requeued_limited_and_cancelled"
     ],
@@ -92,6 +94,14 @@ TRIED = {
         "test_the_hubs_cache_at_the_pinned_revisions_is_read_without_a_request",
     ],
 }
+OPERATIONS = {
+    "mkldnn::_linear_pointwise": "matrix products, with bias and GELU",
+    "aten::_scaled_dot_product_flash_attention_for_cpu": "attention",
+    "aten::copy_": "copies: heads put side by side, padding",
+    "aten::native_layer_norm": "LayerNorm",
+    "aten::add": "residual sums",
+    "aten::cat": "joining what groups of equal length gave",
+}
 WORDS = {"same": "read as before", "read": "read as a model", "sigterm": "SIGTERM", "interrupts": "Ctrl-C"}
 
 
@@ -113,7 +123,7 @@ def main() -> None:
             "reliability": reliability_totals,
         },
         "docs/reasons.md": {"reasons": reasons_in_full},
-        "docs/store.md": {"scale": scale},
+        "docs/store.md": {"scale": scale, "prefix_profile": prefix_profile},
         "docs/reliability.md": {"reliability": reliability},
     }
     for name, sections in pages.items():
@@ -270,6 +280,12 @@ def scale(found: dict[str, Any]) -> str:
         lambda row: f"{row['seconds'] / 60:.1f} min",
     )
     add(
+        "joblib",
+        "8 learning rates on stored features, a process per core: share of the time of one after another",
+        "0.75",
+        lambda row: f"{row['ratio']:.2f} ({row['seconds']['joblib']:.0f} of {row['seconds']['sequential']:.0f} s)",
+    )
+    add(
         "prefix",
         "frozen layers, share of the rate of matrix products of their shapes in bf16",
         "75 %",
@@ -309,6 +325,24 @@ def scale(found: dict[str, Any]) -> str:
         ),
     )
     lines += ["", f"MiniLM on real reviews. Measured on {measured_on(found)}; `benchmarks/scale.py`."]
+    return "\n".join(lines)
+
+
+@written_from("prefix_profile")
+def prefix_profile(found: dict[str, Any]) -> str:
+    """Return where the frozen layers spend their time."""
+    lines = ["| operation of the frozen layers | share | seconds | at best |", "|---|---:|---:|---:|"]
+    for name, row in found["operations"].items():
+        if row["share"] >= 0.01:
+            cells = f"{row['share']:.0%} | {row['seconds']:.2f} | {row['at best']:.2f}"
+            lines.append(f"| {OPERATIONS.get(name, name)} | {cells} |")
+    lines += [
+        "",
+        f"MiniLM's five frozen layers in bf16 on {found['reviews']:,} real reviews, {found['seconds']:.1f} s. At best: "
+        "matrix products of the same shapes alone, of attention also the exponentials, or for what is no product a "
+        "copy of the bytes that it reads and writes. "
+        f"Measured on {measured_on(found)}; `benchmarks/prefix_profile.py`.",
+    ]
     return "\n".join(lines)
 
 

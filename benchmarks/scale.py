@@ -3,7 +3,7 @@
     python benchmarks/scale.py --reviews path/to/imdb --scratch EMPTY_FOLDER --out benchmarks/results/scale.json
 
 Rows that are in the file are not measured again, unless `--steps` names them. Reviews are real, the model is MiniLM.
-The rows appended and splits take 13 minutes together, the first time; sweep 13 more; each of the others a few.
+The rows appended and splits take 13 minutes together, the first time; sweep 13 more; joblib 8; each of the others few.
 """
 
 import argparse
@@ -353,8 +353,22 @@ def sweep(job: Job) -> dict[str, Any]:
     return {"jobs": 8, "seconds": round(time.perf_counter() - start, 1)}
 
 
+def joblib(job: Job) -> dict[str, Any]:
+    """Try 8 learning rates on stored features, one after another and in as many processes as there are cores."""
+    run([*train(job, "build"), "features.build_only=true"])
+    arguments, seconds = train(job, "joblib", f"optimizer.lr={RATES}"), {}
+    side_by_side = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={os.cpu_count()}"]
+    for name, more in {"sequential": [], "joblib": side_by_side}.items():
+        folder = job.scratch / "joblib" / name
+        start = time.perf_counter()
+        run([*arguments[:2], "-m", *arguments[2:], f"hydra.sweep.dir={folder}", *more])
+        seconds[name] = round(time.perf_counter() - start, 1)
+    return {"jobs": 8, "seconds": seconds, "ratio": seconds["joblib"] / seconds["sequential"]}
+
+
 STEPS: dict[str, Callable[[Job], dict[str, Any]]] = {
-    step.__name__: step for step in (company, prefix, builders, kills, index, appended, splits, warm_start, sweep)
+    step.__name__: step
+    for step in (company, prefix, builders, kills, index, appended, splits, warm_start, sweep, joblib)
 }
 
 
