@@ -96,11 +96,11 @@ class ReviewDataModule(pl.LightningDataModule):
 
     def digest(self, split: str) -> str:
         """Return a hash of a split's word pieces and labels, in their order."""
-        return self.pieces[split].digest(repr(list(self.reviews[split]["label"])))
+        return self.pieces[split].digest(repr(self.reviews[split]["label"][:]))
 
     def token_rows(self, split: str) -> TokenRows:
         """Return the word pieces of a split as a dataset of batches."""
-        labels = self.reviews[split]["label"]
+        labels = self.reviews[split]["label"][:]  # the column itself would be read a row at a time
         return TokenRows(self.pieces[split], labels, pad_to=self.settings.pad_to, mask_padding=self.mask_padding)
 
     # The position within an epoch is saved here. Lightning would save a loader's state as well, but it does not restore

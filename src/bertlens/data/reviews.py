@@ -5,6 +5,7 @@ Classes are numbered once, after all splits are read, so that train and test agr
 
 import logging
 import reprlib
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,4 +96,5 @@ def _to_dataset(table: pa.Table, names: list[str], shown: list[str]) -> datasets
     table = table.set_column(table.column_names.index("label"), "label", labels)
     features = datasets.Features.from_arrow_schema(table.schema)
     features["label"] = datasets.ClassLabel(names=shown)
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+    # without a fingerprint it would hash all texts, for caches that are not used here
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features), fingerprint=secrets.token_hex(8))

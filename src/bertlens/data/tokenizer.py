@@ -183,9 +183,10 @@ def tokenize(reviews: datasets.Dataset, tokenizer: ReviewTokenizer, cache: Path,
     """
     texts = reviews["text"]
     name = hashlib.sha256(tokenizer.fingerprint.encode())
-    for text in texts:
-        name.update(len(text).to_bytes(8, "little"))
-        name.update(text.encode("utf-8", "surrogatepass"))
+    for start in range(0, len(texts), TEXTS_PER_BATCH):
+        for text in texts[start : start + TEXTS_PER_BATCH]:
+            name.update(len(text).to_bytes(8, "little"))
+            name.update(text.encode("utf-8", "surrogatepass"))
     path = cache / f"{name.hexdigest()[:32]}.arrow"
     content = _read_verified(path)
     if content is None:

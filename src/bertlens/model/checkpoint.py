@@ -51,8 +51,8 @@ class CheckpointInfo:
     vocabulary: list[str] = field(default_factory=list)  # stored only with a whole model
 
     def to_dict(self, *, whole_model: bool) -> dict[str, Any]:
-        plain = asdict(self) | {"format_version": FORMAT_VERSION}
-        return plain if whole_model else plain | {"vocabulary": []}
+        kept = self if whole_model else replace(self, vocabulary=[])
+        return asdict(kept) | {"format_version": FORMAT_VERSION}
 
     def facts(self, *, epoch: int | None) -> dict[str, str]:
         """Return what a reader wants to know of a model first, by name."""
