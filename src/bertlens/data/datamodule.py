@@ -135,8 +135,10 @@ class ReviewDataModule(pl.LightningDataModule):
         lengths = self.pieces[split].lengths
         if self.settings.pad_to is not None:
             lengths = lengths * 0 + self.settings.pad_to
-        sampler = EvalSampler(lengths, num_tokens=self.settings.tokens_per_batch, **self._ranks())
-        if self.compute is not None and split not in self.stored:
+        is_computed = self.compute is not None and split not in self.stored  # which takes a core per batch
+        num_tokens = self.settings.tokens_per_batch * (1 if is_computed else torch.get_num_threads())
+        sampler = EvalSampler(lengths, num_tokens=num_tokens, **self._ranks())
+        if self.compute is not None and is_computed:
             return self.compute(self.token_rows(split), list(sampler))
         return self._loader(split, sampler)
 
