@@ -146,7 +146,7 @@ def test_a_requeued_job_goes_on_although_it_was_told_to_overwrite(unfinished, se
 
 def test_a_finished_run_goes_on_only_where_its_folder_is_named(unfinished, settings, run):
     run(unfinished, *settings, "trainer.max_epochs=1", "test=false")
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="holds a finished run"):
         run(unfinished, *settings, "test=false")
     run(unfinished, *settings, "test=false", f"resume={unfinished}")
     assert len(json.loads((unfinished / "metrics.json").read_text())["history"]) == 2

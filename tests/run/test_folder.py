@@ -34,7 +34,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(finished):
         Run(finished.folder).begin(TrainConfig())
     for choice in ("resume=", "hydra.run.dir=", "overwrite=true"):
         assert choice in str(caught.value)
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match="holds a finished run"):
         Run(finished.folder).begin(EvaluateConfig())
     assert content(finished.folder) == before
 

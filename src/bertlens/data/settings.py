@@ -73,7 +73,7 @@ class DataSettings:
 
     batch_size: int = setting(32, "reviews per training step and process", at_least=1, affects="steps")
     tokens_per_batch: int = setting(
-        8192, "word pieces per batch where no gradient is needed: validation, test, features", at_least=1
+        8192, "word pieces per batch and core where no gradient is needed: validation, test, features", at_least=1
     )
     padding: str = setting(
         "longest",

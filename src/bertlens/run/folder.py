@@ -115,9 +115,11 @@ class Run:
         goes_on = resumed is not None and resumed.resolve().parent == self.checkpoints.resolve()
         if self._holds_a_run() and not goes_on:
             if not config.overwrite:
+                folder, key = relative(self.folder), "hydra.sweep.dir" if self.in_sweep else "hydra.run.dir"
+                kind = "a finished run" if (self.folder / "metrics.json").is_file() else "another run"
                 raise InputError(
-                    f"{relative(self.folder)} holds another run: go on with it (resume={relative(self.folder)}), give "
-                    "another folder (hydra.run.dir=...), or replace it (overwrite=true)"
+                    f"{folder} holds {kind}: go on with it (resume={folder}), give another folder ({key}=...), or "
+                    "replace it (overwrite=true)"
                 )
             self._remove_run()
         (self.folder / "metrics.json").unlink(missing_ok=True)

@@ -200,8 +200,10 @@ def print_features(folder: Path) -> None:
     for path in sorted(folder.glob(f"*/{SPACE_FILE}")):
         with suppress(*UNREADABLE):  # removed meanwhile, or damaged
             space, found = json.loads(path.read_text(encoding="utf-8")), list(path.parent.glob(f"*{SUFFIX}"))
+            device = " ".join(str(space["device"]).split()[:2])  # space.json has the rest
+            shown = {"depth": space["depth"], "width": space["hidden_size"], "dtype": space["dtype"], "device": device}
             rows[path.parent.name[:8]] = {
-                **{name: one_line_of(str(space[name])) for name in ("depth", "hidden_size", "dtype", "device")},
+                **{name: one_line_of(str(value)) for name, value in shown.items()},
                 "reviews": f"{sum(len(read_index(shard).reviews) for shard in found):,}",
                 "size": decimal(sum(shard.stat().st_size for shard in found)),
                 "last used": f"{datetime.fromtimestamp(max(shard.stat().st_mtime for shard in found)):%Y-%m-%d}",
