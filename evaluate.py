@@ -43,7 +43,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         rows, labels, probabilities = module.test_result
         drawn = figures(labels, probabilities, info.label_names)
         run.write_figures(drawn)
-        texts = data.reviews["test"].select(rows.tolist())["text"]
+        texts = data.reviews["test"].select(rows.tolist())["text"][:]
         write_predictions(run.folder / "predictions.parquet", texts, labels, probabilities, info.label_names)
         more: dict[str, Any] = {"intervals": intervals(labels, probabilities), "features": data.num_features}
         if other is not None:

@@ -27,7 +27,7 @@ def visualize(config: VisualizeConfig, run: Run) -> Path:
         data = build.evaluation_data(config, checkpoint.info, tokenizer)
         data.read_reviews()
         split = data.reviews["test"]
-        selection = select(config, split["label"], build.predict_split(config, classifier, checkpoint, data))
+        selection = select(config, split["label"][:], build.predict_split(config, classifier, checkpoint, data))
         reviews = reviews_to_explain(split, selection.indices)
     run.begin(config)
     return write_report(

@@ -377,7 +377,7 @@ def build_other(config: EvaluateConfig, data: ReviewDataModule) -> tuple[Callabl
     assert config.against is not None
     path = Path(config.against).expanduser()
     if path.suffix == ".parquet":
-        probabilities = read_predictions(path, data.reviews["test"]["text"], data.label_names)
+        probabilities = read_predictions(path, data.reviews["test"]["text"][:], data.label_names)
         return lambda: probabilities, None
     checkpoint = read_checkpoint(find_checkpoint(config.against))
     classifier, tokenizer = restore(checkpoint)

@@ -87,7 +87,7 @@ def export_model(
         texts = list(demo if split is None else split.shuffle(seed=1234)[: config.reviews]["text"])
         difference = _verify(loaded, folder, run, texts)
         if split is not None and config.quantize:
-            pieces, labels = loaded.tokenizer.pieces(split["text"]), np.array(split["label"])
+            pieces, labels = loaded.tokenizer.pieces(split["text"][:]), np.array(split["label"][:])
             for name, each in {"fp32": run, "int8": _quantize(folder)}.items():
                 accuracies[name] = _with_interval(
                     float((_classify(each, pieces).argmax(axis=1) == labels).mean()), num_test

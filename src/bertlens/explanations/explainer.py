@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bertlens.data.batching import Rows, packed_batches
+from bertlens.data.batching import NUM_ROWS, EvalSampler, Rows
 from bertlens.data.tokenizer import ReviewTokenizer
 from bertlens.errors import InputError
 from bertlens.explanations.methods import METHODS, MethodRow, ReviewPass, check_methods
@@ -177,7 +177,7 @@ class Explainer:
         """Return the logits [B, C] on the CPU."""
         logits = torch.empty(len(ids), len(self.label_names))
         lengths = np.array([self.pad_to or len(row) for row in ids], dtype=np.int64)
-        batches = packed_batches(lengths, num_tokens=self.tokens_per_batch)
+        batches = EvalSampler(lengths, num_tokens=NUM_ROWS * int(lengths.max())).batches if len(ids) else []
 
         def run(batch: Rows) -> Tensor:
             padded, mask = self._pad([ids[row] for row in batch])

@@ -92,6 +92,6 @@ def write_run_report(
     facts: dict[str, str],
 ) -> Path:
     """Write the report at the end of a run: a sample of the split, drawn by its predictions where they are known."""
-    selection = select(SelectionSettings(), split["label"], None if predictions is None else lambda: predictions)
+    selection = select(SelectionSettings(), split["label"][:], None if predictions is None else lambda: predictions)
     reviews, curves = reviews_to_explain(split, selection.indices), ReportSettings().curves
     return write_report(folder, explainer, reviews, selection, facts=facts, curves=curves)

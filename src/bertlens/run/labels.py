@@ -50,7 +50,7 @@ def write_fold(folder: Path, split: datasets.Dataset, result: tuple[Tensor, Tens
     rows, labels, logits = result[0].view(-1), result[1].view(-1), result[2]  # torchmetrics makes a scalar of one row
     split, names = split.select(rows.tolist()), split.features["label"].names
     columns: dict[str, Any] = {
-        DIGEST: [digest_of(text) for text in split["text"]],
+        DIGEST: [digest_of(text) for text in split["text"][:]],
         "row": split["row"][:],
         "fold": [fold] * len(split),
         "label": [names[index] for index in labels.tolist()],
@@ -133,13 +133,13 @@ def read_soft_labels(given: str, split: datasets.Dataset) -> Tensor:
         table = pq.read_table(path, columns=[DIGEST, *columns])
         table = table.group_by(DIGEST).aggregate([(name, "mean") for name in columns])
         found = {digest: shares for digest, *shares in zip(*(each.to_pylist() for each in table.columns), strict=True)}
-        soft = torch.tensor([found[digest_of(text)] for text in split["text"]])
+        soft = torch.tensor([found[digest_of(text)] for text in split["text"][:]])
     except (OSError, pa.ArrowException) as error:
         what = one_line_of(str(error))[:200]
         raise InputError(f"distill={given}: no folder of a run with data.folds and these labels ({what})") from error
     except KeyError as error:
         raise InputError(f"distill={given}: its run did not have all of these training reviews") from error
-    return (soft + F.one_hot(torch.tensor(split["label"]), len(names))) / 2
+    return (soft + F.one_hot(torch.tensor(split["label"][:]), len(names))) / 2
 
 
 def read_checked_labels(given: str, split: datasets.Dataset) -> dict[int, str]:

@@ -145,7 +145,7 @@ def write_faithfulness(
     from bertlens.explanations.faithfulness import CURVE, RANDOM, measure, table, write_findings  # imports scipy
 
     assert settings.reviews is not None
-    selection = select(SelectionSettings(count=settings.reviews), split["label"], lambda: predictions)
+    selection = select(SelectionSettings(count=settings.reviews), split["label"][:], lambda: predictions)
     reviews = reviews_to_explain(split, selection.indices)
     with run.stage("faithfulness"):
         findings, curves = measure(explainer, reviews)
