@@ -246,7 +246,8 @@ def take_along(found: dict[str, Any]) -> str | None:
     peers = ", ".join(f"{ratios[name]:.2f} × the {name}" for name in rates if name != "predict.py")
     return (
         f"On {found['speed']['reviews']:,} real reviews `predict.py` predicts {rates['predict.py']:,.0f} per second: "
-        f"{peers} (`transformers`). It takes {few} rows and {many}. Of {equal[0]['reviews']:,} reviews, "
+        f"{peers} (`transformers`). It takes {few} rows and {many}, of {found['memory']['characters']} "
+        f"characters each. Of {equal[0]['reviews']:,} reviews, "
         f"{sum(each['different'] for each in equal)} have another probability than by `evaluate.py`, over two "
         f"checkpoints. On {found['huggingface']['reviews']:,} reviews, without bertlens, `transformers` gives "
         f"{there['huggingface']['other_verdicts']} other verdicts (largest difference of a probability "

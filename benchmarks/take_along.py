@@ -8,8 +8,9 @@ again. --small tries all of it on a few reviews, for an entry that nobody should
 
 speed: rows per second of predict.py's path, of `transformers`' pipeline as its documentation shows it (batched), and of
 one sorted by length in bf16, on the same reviews in one run. memory: the largest resident memory of predict.py by the
-number of rows. equal: predict.py's probabilities against evaluate.py's. huggingface, onnx: the exported folders in
-processes without bertlens, and without torch. predict_kills, export_kills: `kill -9` at random moments.
+number of rows, on the reviews' first 200 characters. equal: predict.py's probabilities against evaluate.py's.
+huggingface, onnx: the exported folders in processes without bertlens, and without torch. predict_kills, export_kills:
+`kill -9` at random moments.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bertlens.run.folder import environment, write_json
@@ -35,6 +37,7 @@ from bertlens.run.folder import environment, write_json
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 1234
 REPEATS = 3
+CHARACTERS = 200  # of each review where 200,000 are predicted, which would take an hour otherwise
 
 # run in a process that cannot import bertlens: a folder, a file of reviews, and where the probabilities go
 IN_TRANSFORMERS = """
@@ -115,12 +118,14 @@ class Job:
     def few(self, number: int, small: int) -> int:
         return small if self.small else number
 
-    def test_file(self, number: int) -> Path:
+    def test_file(self, number: int, *, num_characters: int | None = None) -> Path:
         """Return a file of so many test reviews, drawn once; of more than there are, with repetitions."""
-        path = self.work / f"test_{number}.parquet"
+        path = self.work / f"test_{number}_{num_characters}.parquet"
         if not path.is_file():
             table = pq.read_table(self.reviews / "test.parquet")
             rows = np.resize(np.random.default_rng(SEED).permutation(len(table)), number)
+            texts = pc.utf8_slice_codeunits(table["text"], 0, num_characters)
+            table = table.set_column(table.column_names.index("text"), "text", texts)
             pq.write_table(table.take(pa.array(rows)), path, row_group_size=1024)
         return path
 
@@ -156,14 +161,15 @@ class Job:
         for number in (self.few(1000, 16), self.few(200_000, 32)):
             output = self.work / f"memory_{number}.parquet"
             output.unlink(missing_ok=True)
-            arguments = [f"checkpoint={self.runs['last']}", f"file={self.test_file(number)}", f"output={output}"]
+            file = self.test_file(number, num_characters=CHARACTERS)
+            arguments = [f"checkpoint={self.runs['last']}", f"file={file}", f"output={output}"]
             process = subprocess.Popen([sys.executable, str(ROOT / "predict.py"), *arguments], cwd=self.work)
             _, status, used = os.wait4(process.pid, 0)
             assert status == 0
             assert pq.read_metadata(output).num_rows == number
             found[str(number)] = used.ru_maxrss * 1024
         few, many = found.values()
-        return {"bytes": found, "many_over_few": many / few}
+        return {"bytes": found, "many_over_few": many / few, "characters": CHARACTERS}
 
     def equal(self) -> dict[str, Any]:
         found = {}
