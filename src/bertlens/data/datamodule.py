@@ -135,25 +135,28 @@ class ReviewDataModule(pl.LightningDataModule):
         lengths = self.pieces[split].lengths
         if self.settings.pad_to is not None:
             lengths = lengths * 0 + self.settings.pad_to
-        is_computed = self.compute is not None and split not in self.stored  # which takes a core per batch
-        num_tokens = self.settings.tokens_per_batch * (1 if is_computed else torch.get_num_threads())
-        sampler = EvalSampler(lengths, num_tokens=num_tokens, **self._ranks())
-        if self.compute is not None and is_computed:
+        num_tokens = self.settings.tokens_per_batch
+        if self.compute is not None and split not in self.stored:  # a core takes a batch
+            sampler = EvalSampler(lengths, num_tokens=num_tokens, **self._ranks())
             return self.compute(self.token_rows(split), list(sampler))
-        return self._loader(split, sampler)
+        num_cores = 1 if self._is_on_gpu else torch.get_num_threads()  # they share a batch
+        return self._loader(split, EvalSampler(lengths, num_tokens=num_tokens * num_cores, **self._ranks()))
 
     def _ranks(self) -> dict[str, int]:
         return {"rank": self.trainer.global_rank, "num_ranks": self.trainer.world_size} if self.trainer else {}
 
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
     def _loader(self, split: str, sampler: TrainSampler | EvalSampler) -> DataLoader[Batch]:
         dataset = self.stored.get(split) or self.token_rows(split)
-        to_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         on_gpu = getattr(dataset, "device", torch.device("cpu")).type == "cuda"  # features that fit into its memory
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields the rows of whole batches
             sampler=sampler,
             num_workers=0,  # a batch is one vectorised look-up, which worker processes would only copy
-            pin_memory=to_gpu and not on_gpu,
+            pin_memory=self._is_on_gpu and not on_gpu,
             generator=torch.Generator(),  # the default one would draw a number per epoch that dropout was to have
         )
