@@ -207,6 +207,9 @@ class EntryPoint:
             self.send(signal.SIGKILL)
         self.wait()
 
+    def close(self) -> None:
+        os.close(self._descriptor)
+
     @property
     def is_running(self) -> bool:
         return not select.select([self._descriptor], [], [], 0)[0]
@@ -284,3 +287,4 @@ def start(zygote: subprocess.Popen[str], tmp_path: Path) -> Iterator[Callable[..
     yield begin
     for process in started:
         process.kill()
+        process.close()

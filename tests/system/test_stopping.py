@@ -93,6 +93,13 @@ def test_a_clusters_signal_goes_to_its_own_handler_when_the_run_has_unwound(alar
     assert alarms == [25] * (signal.SIGTERM in signals[:1])
 
 
+def test_ctrl_c_is_named_also_if_another_process_passed_it_on_first():
+    with stoppable():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert stopped().exit_status == 130
+
+
 def test_a_signal_that_no_cluster_handles_is_left_alone():
     with stoppable():
         assert signal.getsignal(signal.SIGUSR2) == signal.SIG_DFL

@@ -142,6 +142,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     elif number == signal.SIGINT and now - _requested_at > SAME_REQUEST:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+    elif number == signal.SIGINT and _requested == signal.SIGTERM:  # Ctrl-C reached another process first
+        _requested = number
 
 
 def _pass_on() -> None:
