@@ -16,11 +16,9 @@ Shapes: B reviews, L word pieces, H hidden size, T word pieces of several review
 """
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
@@ -136,7 +134,7 @@ def in_order(compute: Callable[[Item], Result], items: Iterable[Item], *, num_wo
         yield from map(compute, items)
         return
     waiting: deque[Future[Result]] = deque()
-    pool = _threads(num_workers, os.getpid())
+    pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for item in items:
             waiting.append(pool.submit(compute, item))
@@ -145,14 +143,6 @@ def in_order(compute: Callable[[Item], Result], items: Iterable[Item], *, num_wo
         while waiting:
             yield waiting.popleft().result()
     finally:
-        for future in waiting:
-            future.cancel()
-        wait(waiting)
+        pool.shutdown(cancel_futures=True)
         # torch would give the last number set, which is 1, to threads that start later
         torch.set_num_threads(torch.get_num_threads())
-
-
-@cache
-def _threads(number: int, process: int) -> ThreadPoolExecutor:
-    """Return the threads of a process: to start them anew for each batch takes as long as a small one."""
-    return ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,))
