@@ -106,7 +106,6 @@ class Explainer:
         self.contrast = None if contrast is None else info.label_names.index(contrast)
         self.mask_padding = info.model.attention_mask
         self.pad_to = info.data.pad_to
-        self.tokens_per_batch = tokens_per_batch
         self.reviews_per_batch = max(1, tokens_per_batch // info.data.max_length)
 
     def explain(self, reviews: Sequence[ReviewToExplain], *, every_layer: bool = False) -> Iterator[ExplainedReview]:

@@ -127,7 +127,7 @@ class TrainedSuffix(nn.Module):
             hidden = _run_frozen(self.bert["embeddings"], frozen, inputs, attention_mask, cls_only=cls_only)
         elif "embeddings" in self.bert:
             hidden = self.bert["embeddings"](inputs)
-        hidden, _ = _run(layers, hidden, attention_mask, dtype=self.head.weight.dtype, cls_only=True)
+        hidden, _ = _run(layers, hidden, attention_mask, cls_only=True)
         return _read(self.head, hidden)
 
 
@@ -137,7 +137,7 @@ def _run_frozen(
     """Return the last hidden states of ids or hidden states, without gradient, in the parameters' own precision."""
     with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
         hidden = inputs if inputs.is_floating_point() else embeddings(inputs)
-        return _run(layers, hidden, attention_mask, dtype=hidden.dtype, cls_only=cls_only)[0]
+        return _run(layers, hidden, attention_mask, cls_only=cls_only)[0]
 
 
 def _is_steady(layers: Sequence[nn.Module], hidden: Tensor) -> bool:
@@ -150,15 +150,15 @@ def _run(
     hidden: Tensor,
     attention_mask: Tensor | None,
     *,
-    dtype: torch.dtype,
     cls_only: bool = False,
     return_probs: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Apply layers as `run_layers` does, to hidden states made `dtype`.
+    """Apply layers as `run_layers` does, in the first one's number format.
 
     But without gradient, a review's result does not depend on its batch. Probabilities are then only returned if they
     are asked for, and the result does depend on the batch if they are, or if the mask holds factors.
     """
+    dtype = next((parameter.dtype for layer in layers for parameter in layer.parameters()), hidden.dtype)
     has_factors = attention_mask is not None and attention_mask.is_floating_point()
     if return_probs or has_factors or not _is_steady(layers, hidden):
         return run_layers(layers, hidden.to(dtype), attention_mask, cls_only=cls_only, return_probs=return_probs)
@@ -167,17 +167,18 @@ def _run(
         hidden = run_whole_layers(
             lambda states, lengths: run_layers(whole, states, lengths)[0], hidden.to(dtype), attention_mask
         )
-    if not last:
-        return hidden.to(dtype), []
-    return run_for_cls(
-        lambda states, mask: run_layers(last, states.to(dtype), mask, cls_only=True)[0], hidden, attention_mask
-    ), []
+    if last:  # only a part at a time takes the room of another format
+        hidden = run_for_cls(
+            lambda states, mask: run_layers(last, states.to(dtype), mask, cls_only=True)[0], hidden, attention_mask
+        )
+    return hidden, []
 
 
 def _read(head: nn.Module, hidden: Tensor) -> Tensor:
     """Map hidden states [B, L, H] to the logits [B, C] that the head gives the first of each review."""
+    hidden = hidden[:, :1].to(next(head.parameters()).dtype)
     if _is_steady([], hidden):
-        return run_for_cls(lambda states, _: head(states[:, 0]), hidden[:, :1], None)
+        return run_for_cls(lambda states, _: head(states[:, 0]), hidden, None)
     logits: Tensor = head(hidden[:, 0])
     return logits
 
@@ -259,7 +260,7 @@ class ReviewClassifier(nn.Module):
         below, frozen = list(self.bert.encoder.layer)[depth:-1], max(0, (self.frozen_depth or 0) - depth)
         attentions = []
         for part in (below[:frozen], below[frozen:]):
-            hidden, probs = _run(part, hidden, attention_mask, dtype=hidden.dtype, return_probs=return_probs)
+            hidden, probs = _run(part, hidden, attention_mask, return_probs=return_probs)
             hidden = hidden.to(self.head.weight.dtype)  # above the frozen part
             attentions += probs
         return hidden, attentions
@@ -275,12 +276,10 @@ class ReviewClassifier(nn.Module):
         """
         top = self.bert.encoder.layer[-1]
         hidden = hidden.to(next(top.parameters()).dtype)
-        states, probs = _run(
-            [top], hidden, attention_mask, dtype=hidden.dtype, cls_only=not every_query, return_probs=every_query
-        )
+        states, probs = _run([top], hidden, attention_mask, cls_only=not every_query, return_probs=every_query)
         if not probs:
             _, probs = run_layers([top], hidden, attention_mask, cls_only=True)
-        return _read(self.head, states.to(self.head.weight.dtype)), probs[0]
+        return _read(self.head, states), probs[0]
 
     def parts(self) -> Iterator[PartSize]:
         """Yield the model part by part, with the layers numbered from 1, as in the report."""
