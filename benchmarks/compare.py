@@ -6,6 +6,10 @@ With --accuracy, only the test accuracy, each method once, on more reviews. Begu
 
     python benchmarks/compare.py --reviews ../imdb --accuracy --out benchmarks/results/compare_accuracy.json
 
+With --evaluation, only the evaluation with nothing stored, of an untrained model, repeat by repeat:
+
+    python benchmarks/compare.py --reviews ../imdb --evaluation --out benchmarks/results/compare_evaluation.json
+
 With --against, this checkout beside another one of this project, in turns:
 
     python benchmarks/compare.py --reviews ../imdb --against ../other --out benchmarks/results/rebuild.json
@@ -52,6 +56,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm", choices=("minilm", "bert-base-random"))
     parser.add_argument("--methods", nargs="*", default=[*PEERS, OURS])
     parser.add_argument("--accuracy", action="store_true", help="measure the accuracy only, each method once")
+    parser.add_argument("--evaluation", action="store_true", help="measure the evaluation only, of an untrained model")
     parser.add_argument("--against", type=Path, help="another checkout: measure only bertlens, there and here")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -194,13 +199,16 @@ def jobs(name: str, runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         return {job: spread([run["seconds"][job] for run in runs]) for job in runs[0]["seconds"]}
     epochs = [seconds for run in runs for seconds in run["epoch_seconds"]]
     found = {
-        "one epoch": spread(epochs),
-        "run of 2 epochs": spread([sum(run["epoch_seconds"]) for run in runs]),
-        "run of 10 epochs": spread([LONG_EPOCHS * seconds for seconds in epochs]),
-        "sweep of 8 learning rates": spread([len(SWEEP) * sum(run["epoch_seconds"]) for run in runs]),
         "evaluation": spread([run["evaluation_seconds"] for run in runs]),
         "start-up": spread([run["startup_seconds"] for run in runs]),
     }
+    if epochs:
+        found |= {
+            "one epoch": spread(epochs),
+            "run of 2 epochs": spread([sum(run["epoch_seconds"]) for run in runs]),
+            "run of 10 epochs": spread([LONG_EPOCHS * seconds for seconds in epochs]),
+            "sweep of 8 learning rates": spread([len(SWEEP) * sum(run["epoch_seconds"]) for run in runs]),
+        }
     if "evaluation_seconds_sorted_by_length" in runs[0]:
         found["evaluation, sorted by length"] = spread([run["evaluation_seconds_sorted_by_length"] for run in runs])
     return found
@@ -226,7 +234,7 @@ def ratios(seconds: dict[str, Any]) -> dict[str, dict[str, float]]:
             found[name] = {
                 what: round(seconds[name][theirs]["median"] / ours[own], 2)
                 for what, (theirs, own) in pairs.items()
-                if theirs in seconds[name]
+                if theirs in seconds[name] and own in ours
             }
     return found
 
@@ -248,12 +256,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             sweep=SWEEP,
             started=STARTED,
             only_accuracy=arguments.accuracy,
+            only_evaluation=arguments.evaluation,
         )
     import peers
 
     train, test = job.rows("train"), job.rows("test")
     startup = time.perf_counter() - STARTED
-    options: dict[str, Any] = {"lr": LR, "epochs": EPOCHS, "device": job.device}
+    options: dict[str, Any] = {"lr": LR, "epochs": 0 if arguments.evaluation else EPOCHS, "device": job.device}
     if arguments.one == "notebook":
         train, test = (as_in_the_notebook(rows) for rows in (train, test))
         classifier = job.classifier(frozen_dropout=True, frozen_dtype=torch.float32)

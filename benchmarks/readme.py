@@ -437,16 +437,17 @@ def imdb(run: dict[str, Any], cold: dict[str, Any], seeds: dict[str, Any]) -> st
 
 @written_from("compare_cpu")
 def compare(found: dict[str, Any]) -> str:
-    seconds = found["seconds"]
+    seconds, alone = found["seconds"], read("compare_evaluation")
     peers = [name for name in PEERS if name in seconds]
     head = ["seconds", "bertlens", *(PEERS[name] for name in peers)]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for job in JOBS:
         theirs, own = SECONDS[job]
-        row = [job.replace(" x ", " × "), shown(seconds["bertlens"][own])]
+        of = alone if alone is not None and job.startswith("evaluation") else found
+        row = [job.replace(" x ", " × "), shown(of["seconds"]["bertlens"][own])]
         for name in peers:
-            ratio = found["ratios"][name].get(job)
-            row.append(f"{shown(seconds[name][theirs])} · **{ratio:.3g} ×**" if ratio else "–")
+            ratio = of["ratios"][name].get(job)
+            row.append(f"{shown(of['seconds'][name][theirs])} · **{ratio:.3g} ×**" if ratio else "–")
         rows.append(row)
     startup = ", ".join(
         f"{PEERS.get(name, name)} {seconds[name]['start-up']['median']:.0f} s" for name in ["bertlens", *peers]
@@ -460,6 +461,11 @@ def compare(found: dict[str, Any]) -> str:
         f"Start-up is apart: {startup}. Measured on {measured_on(found)}; "
         "`python benchmarks/compare.py --reviews path/to/imdb --out benchmarks/results/compare_cpu.json`."
     )
+    if alone is not None:
+        notes += (
+            f" The evaluations are from a run of their own (`--evaluation`), {alone['repeats']} repeats on "
+            f"{alone['num_test']:,} test reviews, on {measured_on(alone)}."
+        )
     accuracy = read("compare_accuracy")
     if accuracy is not None:
         shares = [accuracy["accuracy"].get(name) for name in ["bertlens", *peers]]

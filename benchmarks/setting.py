@@ -114,8 +114,9 @@ def ours(
     sweep: tuple[float, ...],
     started: float,
     only_accuracy: bool = False,
+    only_evaluation: bool = False,
 ) -> dict[str, Any]:
-    """This project through its own Trainer, module and store, cold and warm; or one run, for its accuracy."""
+    """This project through its own Trainer, module and store, cold and warm; or one run, or its test, alone."""
     keep_freed_memory()  # as the entry points do
     classifier = job.classifier(frozen_dtype=torch.bfloat16)
     first_weights = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
@@ -168,16 +169,22 @@ def ours(
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
+    def evaluate(module: ReviewModule) -> tuple[float, float]:
+        job.data.stored = {}
+        job.data.compute = functools.partial(ComputedBatches, prefix=prefix)
+        trainer = _trainer(job, epochs, [])
+        start = time.perf_counter()
+        trainer.test(module, job.data, verbose=False)
+        return time.perf_counter() - start, float(trainer.callback_metrics["test/accuracy"])
+
+    if only_evaluation:
+        evaluation, accuracy = evaluate(_module(job, classifier, lr))
+        shutil.rmtree(job.scratch)
+        return {"seconds": {"evaluation, cold": evaluation, "start-up": startup}, "accuracy": accuracy}
     building = build()
     building_memory = _memory_outside_maps() - memory_before
     two, epoch_seconds, module = fit(lr, epochs)
-    job.data.stored = {}
-    job.data.compute = functools.partial(ComputedBatches, prefix=prefix)
-    trainer = _trainer(job, epochs, [])
-    start = time.perf_counter()
-    trainer.test(module, job.data, verbose=False)
-    evaluation = time.perf_counter() - start
-    accuracy = float(trainer.callback_metrics["test/accuracy"])
+    evaluation, accuracy = evaluate(module)
     if only_accuracy:
         shutil.rmtree(job.scratch)
         return {"accuracy": accuracy}
