@@ -284,16 +284,21 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=list(steps), default=list(steps))
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
-    found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+
+    def found() -> dict[str, Any]:
+        """What is there, perhaps by another process with a --work of its own."""
+        there: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+        return there
+
     job = Job(arguments)
     for name in arguments.steps:
-        if name not in found:
+        if name not in found():
             started = time.perf_counter()
             measured = steps[name](job)
-            seconds = round(time.perf_counter() - started, 1)
-            found[name] = measured | {"took": seconds, "load": os.getloadavg()[0]}
-            write_json(arguments.out, {"what": "benchmarks/take_along.py", **found, **environment(), "seed": SEED})
-            print(name, json.dumps(found[name]), flush=True)
+            measured |= {"took": round(time.perf_counter() - started, 1), "load": os.getloadavg()[0]}
+            written = found() | {"what": "benchmarks/take_along.py", name: measured, **environment(), "seed": SEED}
+            write_json(arguments.out, written)
+            print(name, json.dumps(measured), flush=True)
 
 
 if __name__ == "__main__":
