@@ -5,6 +5,7 @@ come before the product is rounded, so the result is also nearer to the exact on
 `torch.compile` emits; where they are missing, `F.linear` runs.
 """
 
+import os
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 IS_AVAILABLE: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+
+# oneDNN keeps about 3 MB of code for each number of rows that it meets, by default for the last 1,024: reviews of many
+# lengths would take 3 GB. A batch needs a few for each core. Read at the first product of a process
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(16 * (os.cpu_count() or 1)))
 
 Version = list[tuple[int, int]]  # where each weight lies, and how often it was changed
 _packed: WeakKeyDictionary[nn.Module, tuple[Version, Tensor, Tensor]] = WeakKeyDictionary()
