@@ -294,7 +294,10 @@ def measure_planted(
     """
     training = datasets.load_dataset("parquet", data_files=str(reviews / "train.parquet"))["train"]
     generator = np.random.default_rng(SEED)
-    chosen = [generator.permutation(len(split))[:number] for split, number in ((training, 5000), (test, 2000))]
+    # of few reviews, the labels that are dealt again would spoil what is learnt from the originals
+    sizes = 25_000 if kind == "one word" else 5000, 2000
+    splits = zip((training, test), sizes, strict=True)
+    chosen = [generator.permutation(len(split))[:number] for split, number in splits]
     rows = [
         [(row["text"], row["label"]) for row in split.select(some)]
         for split, some in zip((training, test), chosen, strict=True)
