@@ -239,3 +239,9 @@ def test_ctrl_c_leaves_the_jobs_to_slurm(start, hold, tmp_path):
     assert "did not finish" in output
     queue = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
     assert sweep.jobs()[0] in queue.stdout
+
+
+def test_a_partition_that_is_not_there_is_said_in_slurms_words(start):
+    said = start("-m", "hydra/launcher=slurm", "hydra.launcher.partition=nowhere", "optimizer.lr=1e-3,1e-4").wait()
+    assert "error: sbatch: error: invalid partition specified: nowhere" in said
+    assert "Traceback" not in said

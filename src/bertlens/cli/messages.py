@@ -15,13 +15,16 @@ USERS_ERRORS = (InputError, HydraException, OmegaConfBaseException, yaml.YAMLErr
 PLUGINS = ("hydra/launcher", "hydra/sweeper")  # groups whose options are packages
 EXTRAS = {"joblib": "sweep", "submitit_slurm": "slurm"}  # of this package, by the option that they bring
 INSTEAD = {"num_workers": "; batches are one look-up, which needs no workers: leave it out"}  # of a key
-LIGHTNINGS_ERROR = "MisconfigurationException"  # by name: importing it would take seconds
+# by name: importing them would take seconds
+LIGHTNINGS_ERROR, SUBMITITS_ERROR = "MisconfigurationException", "FailedJobError"
 
 
 def is_for_the_user(error: BaseException) -> bool:
     """Return whether a line says all: a wrong setting, or a file that could not be read or written, with its path."""
     if isinstance(error, USERS_ERRORS) or type(error).__name__ == LIGHTNINGS_ERROR:
         return True
+    if type(error).__name__ == SUBMITITS_ERROR and str(error).startswith("sbatch: error"):
+        return True  # SLURM's own words: a partition or an account that is not there
     return isinstance(error, OSError) and isinstance(error.filename, str) and error.strerror is not None
 
 
