@@ -591,11 +591,13 @@ def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
             yield f"{model}: above ten random orders, 95 %", share[1] >= 0.95, f"{share[1]:.0%} of {share[0]}"
         bounds = found[model].get("bounds")
         if bounds:
-            place = bounds["between lowest and highest"]["aumann_shapley"][0]
+            places = {method: found[0] for method, found in bounds["between lowest and highest"].items()}
+            ours_there = places.pop("aumann_shapley")
+            beside = "; ".join(f"`{method}` {place:.2f}" for method, place in places.items())
             yield (
                 f"{model}: between the beam's bounds, .75",
-                place >= 0.75,
-                f"{place:.2f} on {bounds['reviews']} reviews",
+                ours_there >= 0.75,
+                f"{ours_there:.2f} on {bounds['reviews']} reviews, {bounds['words, median']:.0f} words long ({beside})",
             )
         speed = found[model].get("seconds per review of 256 pieces, hidden states ready, one thread, median")
         if speed:
