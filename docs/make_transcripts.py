@@ -12,6 +12,7 @@ import select
 import shlex
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import termios
 from pathlib import Path
@@ -77,7 +78,8 @@ def run(command: str, folder: str, *, stop: bool) -> list[str]:
     os.waitpid(child, 0)
     rows = [*screen.history.top, *(screen.buffer[line] for line in range(ROWS))]
     lines = ["".join(row[column].data for column in range(COLUMNS)).rstrip() for row in rows]
-    return [f"$ {command}", *"\n".join(lines).rstrip().splitlines()]
+    text = "\n".join(lines).replace(sysconfig.get_path("purelib"), "site-packages")
+    return [f"$ {command}", *text.rstrip().splitlines()]
 
 
 if __name__ == "__main__":
