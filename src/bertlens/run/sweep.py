@@ -71,8 +71,9 @@ def write_table(folder: Path) -> bool:
     for row in rows:
         if "error" in row:
             print(one_line_of(f"failed: {row['run']}: {row['error']}"))
-    wrote = [folder / name for name in ("sweep.csv", "sweep.png") if (folder / name).is_file()]
-    print(one_line_of(", ".join(map(relative, wrote))))
+    for wrote in (folder / "sweep.csv", folder / "sweep.png"):
+        if wrote.is_file():
+            print(one_line_of(relative(wrote)))
     return not any("error" in row for row in rows)
 
 
