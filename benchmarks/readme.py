@@ -593,7 +593,8 @@ def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
         if bounds:
             places = {method: found[0] for method, found in bounds["between lowest and highest"].items()}
             ours_there = places.pop("aumann_shapley")
-            beside = "; ".join(f"`{method}` {place:.2f}" for method, place in places.items())
+            others = [method for method in places if method not in ("highest", "lowest")]
+            beside = "; ".join(f"`{method}` {places[method]:.2f}" for method in others)
             yield (
                 f"{model}: between the beam's bounds, .75",
                 ours_there >= 0.75,
