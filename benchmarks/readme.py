@@ -591,14 +591,13 @@ def judge(found: dict[str, Any]) -> Iterator[tuple[str, bool, str]]:
             yield f"{model}: above ten random orders, 95 %", share[1] >= 0.95, f"{share[1]:.0%} of {share[0]}"
         bounds = found[model].get("bounds")
         if bounds:
-            places = {method: found[0] for method, found in bounds["between lowest and highest"].items()}
-            ours_there = places.pop("aumann_shapley")
-            others = [method for method in places if method not in ("highest", "lowest")]
-            beside = "; ".join(f"`{method}` {places[method]:.2f}" for method in others)
+            between = bounds["between lowest and highest"]
+            place, others = between["aumann_shapley"][0], between.keys() - {"aumann_shapley", "highest", "lowest"}
+            beside = "; ".join(f"`{method}` {between[method][0]:.2f}" for method in sorted(others))
             yield (
                 f"{model}: between the beam's bounds, .75",
-                ours_there >= 0.75,
-                f"{ours_there:.2f} on {bounds['reviews']} reviews, {bounds['words, median']:.0f} words long ({beside})",
+                place >= 0.75,
+                f"{place:.2f} on {bounds['reviews']} reviews of {bounds['words, median']:.0f} words (median; {beside})",
             )
         speed = found[model].get("seconds per review of 256 pieces, hidden states ready, one thread, median")
         if speed:

@@ -76,7 +76,8 @@ SIX = ("aumann_shapley", "attention", "rollout", "mask_gradient", "integrated_gr
 DELETED = ("aumann_shapley", RANDOM, "attention", "mask_gradient", "rollout", *SIX[4:], "shap")
 PROTOCOLS = (
     "Edin et al. 2025 report bounds on reviews that are all positive, for class 1 always; here they are for the "
-    "predicted class, on both classes. DeYoung et al. 2020 count tokens, punctuation included; here whole words."
+    "predicted class, on both classes. DeYoung et al. 2020 count tokens, punctuation included; here whole words. "
+    "Bounds: on reviews of at most 40 words. Planted: one word in all training reviews, two words in 5,000 of them."
 )
 
 

@@ -17,7 +17,6 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 READMES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")}
 SMALL_DEMO = ["data.num_demo_reviews=60", "trainer.max_epochs=1"]
-
 SMALL = {"path/to/imdb": "imdb", "PATH": "latest", "OTHER": "latest", "500,1000,2000": "50,100"}
 
 pytestmark = pytest.mark.slow
@@ -52,8 +51,8 @@ def check(command: str, tiny_run: list[str]) -> None:
     folders = {"train": Path("outputs", "latest").resolve(), "sweeps": next(Path().glob("outputs/sweeps/*/*"), Path())}
     for name, folder in folders.items():
         command = command.replace(f"outputs/{name}/DATE/TIME", str(folder))
-    for printed, small_one in SMALL.items():
-        command = command.replace(printed, small_one)
+    for printed, instead in SMALL.items():
+        command = command.replace(printed, instead)
     words = shlex.split(command)
     if "hydra/launcher=slurm" in words and shutil.which("srun") is None:
         return  # tests/reliability/test_slurm.py runs it where SLURM is
