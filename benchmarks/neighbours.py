@@ -4,9 +4,10 @@
     python benchmarks/neighbours.py --reviews path/to/imdb --ours fast=RUN balanced=RUN best=RUN
 
 Each row is a step with a process of its own. A step writes ROW.json and ROW.npy (what it says for each test review)
-into --work, and is skipped when both are there; the Trainer and the embeddings go on where they were stopped. After
-each step, the table of all so far is written to --out. RUN is a folder of `evaluate.py` with the predictions of one of
-our presets on the same reviews; `best` is also averaged with NB-SVM. Nothing is chosen by the test reviews.
+into --rows, and is skipped when both are there; the Trainer and the embeddings go on where they were stopped, from
+--work. After each step, the table of all so far is written to --out. RUN is a folder of `evaluate.py` with the
+predictions of one of our presets on the same reviews: `presets.py` leaves one. The first seed is a preset's row, and
+each seed is set against NB-SVM; `best` is also averaged with NB-SVM. Nothing is chosen by the test reviews.
 """
 
 import argparse
@@ -24,15 +25,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import torch
 from linear import nb_svm
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
 from bertlens.model.checkpoint import read_checkpoint
 from bertlens.run.folder import environment, write_json
 from bertlens.system.files import atomic_write
 from bertlens.system.wording import duration
-from bertlens.training.uncertainty import wilson
+from bertlens.training.uncertainty import compare, wilson
 
 Scores = npt.NDArray[np.float64]  # log-odds or a margin for class 1, one per test review: positive says class 1
 REFERENCE = "balanced"  # what McNemar's test sets each row against
@@ -111,7 +112,6 @@ def fit_embeddings(reviews: Reviews, work: Path) -> Found:
 
 def embed(texts: list[str], folder: Path) -> tuple[npt.NDArray[np.float32], float]:
     """Return [reviews, hidden size]; what an earlier try has embedded is read, and its seconds are returned."""
-    import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights_path().parent)
@@ -142,7 +142,6 @@ def embed(texts: list[str], folder: Path) -> tuple[npt.NDArray[np.float32], floa
 def fit_trainer(reviews: Reviews, work: Path, *, save_steps: int = 50) -> Found:
     """Every layer of MiniLM with the `transformers` Trainer: 2 epochs, bf16, batches by length, linear fall."""
     import datasets
-    import torch
     import transformers
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -211,63 +210,63 @@ STEPS: dict[str, Callable[[Reviews, Path], Found]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reviews", type=Path, required=True, help="folder with train.parquet and test.parquet")
-    parser.add_argument("--work", type=Path, default=Path("outputs/neighbours"), help="where each step writes")
+    parser.add_argument(
+        "--work", type=Path, default=Path("outputs/neighbours"), help="what a stopped step goes on from"
+    )
+    parser.add_argument("--rows", type=Path, default=Path("benchmarks/results/neighbours"), help="what each step found")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/neighbours.json"))
     parser.add_argument("--figure", type=Path, default=Path("docs/neighbours.png"))
     parser.add_argument(
         "--steps", nargs="*", default=list(STEPS), choices=list(STEPS), metavar="ROW", help=f"{[*STEPS]}"
     )
-    parser.add_argument("--ours", nargs="*", default=[], metavar="NAME=RUN", help="a run of evaluate.py of each preset")
+    parser.add_argument("--ours", nargs="*", default=[], metavar="NAME=RUN", help="runs of evaluate.py of our presets")
     parser.add_argument("--num-reviews", type=int, help="of each split, to try this out")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    for folder in (arguments.work, arguments.rows):
+        folder.mkdir(parents=True, exist_ok=True)
     reviews = Reviews(arguments.reviews, arguments.num_reviews)
     if arguments.one:
-        measure(arguments.one, reviews, arguments.work)
+        began = time.perf_counter()
+        found = STEPS[arguments.one](reviews, arguments.work)
+        write_row(arguments.rows, arguments.one, found, found.earlier_seconds + time.perf_counter() - began)
         return
     for name, _, run in (given.partition("=") for given in arguments.ours):
-        read_ours(name, Path(run), reviews, arguments.work)
+        read_ours(name, Path(run), reviews, arguments.rows)
     for name in arguments.steps:
-        if not is_done(arguments.work, name, reviews):
+        if not is_done(arguments.rows, name, reviews):
             print(f"{name} …", file=sys.stderr, flush=True)
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", name], check=True)
-        report(reviews, arguments.work, arguments.out, arguments.figure)
-    for row in report(reviews, arguments.work, arguments.out, arguments.figure):
+        report(reviews, arguments.rows, arguments.out, arguments.figure)
+    for row in report(reviews, arguments.rows, arguments.out, arguments.figure):
         low, high = row["interval"]
-        p = f", p = {row['mcnemar_p']:.2g} against {REFERENCE}" if "mcnemar_p" in row else ""
+        against = row.get(f"against {REFERENCE}")
+        p = f", p = {against['p']:.2g} against {REFERENCE}" if against else ""
         print(
             f"{100 * row['accuracy']:.2f} % ({100 * low:.2f}–{100 * high:.2f}), {row['minutes']:.1f} min, "
             f"{row['megabytes']:.0f} MB: {row['name']}{p}"
         )
 
 
-def measure(name: str, reviews: Reviews, work: Path) -> None:
-    """Run one step and write what came out."""
-    began = time.perf_counter()
-    found = STEPS[name](reviews, work)
-    write_row(work, name, found, found.earlier_seconds + time.perf_counter() - began)
-
-
-def write_row(work: Path, name: str, found: Found, seconds: float, **more: Any) -> None:
-    with atomic_write(work / f"{name}.npy") as file:
-        np.save(file, found.scores)
+def write_row(rows: Path, name: str, found: Found, seconds: float, **more: Any) -> None:
+    with atomic_write(rows / f"{name}.npy") as file:
+        np.save(file, found.scores.astype(np.float32))
     content = {"seconds": round(seconds, 1), "bytes": found.num_bytes, "num_test": len(found.scores)}
-    write_json(work / f"{name}.json", content | more | environment())
+    write_json(rows / f"{name}.json", content | environment() | more)
 
 
-def is_done(work: Path, name: str, reviews: Reviews) -> bool:
+def is_done(rows: Path, name: str, reviews: Reviews) -> bool:
     """Return whether a step has written its files. Exit if they are of other reviews."""
-    path = work / f"{name}.json"
+    path = rows / f"{name}.json"
     if not path.is_file():
         return False
     num_test = json.loads(path.read_text())["num_test"]
     if num_test != len(reviews.labels["test"]):
-        raise SystemExit(f"{path} is of {num_test} test reviews: give --work another folder, or remove it")
+        raise SystemExit(f"{path} is of {num_test} test reviews: give --rows another folder, or remove it")
     return True
 
 
-def read_ours(name: str, run: Path, reviews: Reviews, work: Path) -> None:
+def read_ours(name: str, run: Path, reviews: Reviews, rows: Path) -> None:
     """Take a row from a run of evaluate.py: its predictions, and the seconds of the training run of its checkpoint."""
     predictions = pq.read_table(run / "predictions.parquet")
     if predictions["text"].to_pylist() != reviews.texts["test"]:
@@ -277,7 +276,8 @@ def read_ours(name: str, run: Path, reviews: Reviews, work: Path) -> None:
     trained = json.loads((checkpoint.parents[1] / "metrics.json").read_text())
     own = sum(each.numel() * each.element_size() for each in read_checkpoint(checkpoint).parameters.values())
     found = Found(logit(probabilities.to_numpy()), weights_path().stat().st_size + own)
-    write_row(work, name, found, sum(trained["seconds"].values()), run=trained["settings"])
+    kept = {key: trained[key] for key in environment()} | {"preset": name, "seed": trained["seed"]}
+    write_row(rows, f"{name}, seed {trained['seed']}", found, sum(trained["seconds"].values()), **kept)
 
 
 def logit(probabilities: npt.NDArray[np.floating[Any]]) -> Scores:
@@ -285,18 +285,24 @@ def logit(probabilities: npt.NDArray[np.floating[Any]]) -> Scores:
     return np.log(clipped / (1 - clipped))
 
 
-def report(reviews: Reviews, work: Path, out: Path, figure: Path) -> list[dict[str, Any]]:
+def report(reviews: Reviews, rows: Path, out: Path, figure: Path) -> list[dict[str, Any]]:
     """Write the table of the rows that are there, draw it, and return its rows."""
-    found = {
-        path.stem: json.loads(path.read_text()) for path in work.glob("*.json") if path.with_suffix(".npy").is_file()
-    }
-    scores = {name: np.load(work / f"{name}.npy") for name in found if is_done(work, name, reviews)}
+    found, scores, seeds = {}, {}, {}
+    for path in sorted(rows.glob("*.json")):
+        if is_done(rows, path.stem, reviews):
+            content = json.loads(path.read_text())
+            name = content.get("preset", path.stem)
+            each = torch.from_numpy(np.load(path.with_suffix(".npy")))
+            seeds.setdefault(name, {})[content.get("seed")] = each > 0
+            if name not in found:  # of a preset, the first seed
+                found[name], scores[name] = content, each
     if {AVERAGED, LINEAR_LOG_ODDS} <= found.keys():
         name, parts = f"{AVERAGED} + {LINEAR}", [AVERAGED, LINEAR_LOG_ODDS]
-        scores[name] = np.mean([scores[part] for part in parts], axis=0)
+        scores[name] = torch.stack([scores[part] for part in parts]).mean(dim=0)
         found[name] = found[AVERAGED] | {key: sum(found[part][key] for part in parts) for key in ("seconds", "bytes")}
-    right = {name: (each > 0) == (reviews.labels["test"] == 1) for name, each in scores.items()}
-    rows = []
+    is_positive = torch.from_numpy(reviews.labels["test"] == 1)
+    right = {name: (each > 0) == is_positive for name, each in scores.items()}
+    table = []
     for name in sorted(found.keys() - {LINEAR_LOG_ODDS}, key=lambda name: -right[name].sum()):
         num_right, num_reviews = int(right[name].sum()), len(right[name])
         row = {
@@ -307,15 +313,22 @@ def report(reviews: Reviews, work: Path, out: Path, figure: Path) -> list[dict[s
             "megabytes": round(found[name]["bytes"] / 1e6, 1),
         }
         if REFERENCE in right and name != REFERENCE:
-            own, other = right[name], right[REFERENCE]
-            ahead, behind = int((own & ~other).sum()), int((other & ~own).sum())
-            exact = binomtest(ahead, ahead + behind).pvalue if ahead + behind else 1.0
-            row |= {"right where balanced errs": ahead, "wrong where it is right": behind, "mcnemar_p": exact}
-        rows.append(row | {key: found[name][key] for key in ("machine", "commit", "run") if key in found[name]})
-    content = {"what": "benchmarks/neighbours.py", "num_test": len(reviews.labels["test"]), "rows": rows}
+            row[f"against {REFERENCE}"] = compare(right[name], right[REFERENCE])._asdict()
+        table.append(row | {key: found[name][key] for key in ("preset", "machine", "commit") if key in found[name]})
+    content = {"what": "benchmarks/neighbours.py", "num_test": len(is_positive), "rows": table}
+    if LINEAR in right:
+        content["presets against"] = LINEAR
+        content["seeds"] = {
+            name: [
+                {"seed": seed, **compare(each == is_positive, right[LINEAR])._asdict()}
+                for seed, each in sorted(seeds[name].items())
+            ]
+            for name in found
+            if "preset" in found[name] and name in seeds
+        }
     write_json(out, content | environment())
-    draw(rows, figure)
-    return rows
+    draw(table, figure)
+    return table
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -324,7 +337,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot(xlabel="test accuracy, %, and its 95 % interval")
     for place, row in enumerate(reversed(rows)):
         accuracy, (low, high) = 100 * row["accuracy"], (100 * each for each in row["interval"])
-        colour = "black" if "run" in row else "tab:blue"
+        colour = "black" if "preset" in row else "tab:blue"
         axes.errorbar([accuracy], [place], xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3)
     names = [f"{row['name']} ({duration(60 * row['minutes'])})" for row in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)

@@ -3,7 +3,8 @@
     python benchmarks/presets.py --reviews path/to/imdb --work path/to/files
 
 The first seed of a preset begins with an empty cache; the others share its features. Every run measures the 25,000
-test reviews once, at its end; settings were chosen by validation reviews only. `--only fast` is one preset.
+test reviews once, at its end; settings were chosen by validation reviews only. What is in --out is done: `--again`
+measures it anew, `--only fast` is one preset. For `neighbours.py --ours`, evaluate.py writes each run's predictions.
 """
 
 import argparse
@@ -14,78 +15,78 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from bertlens.run.folder import write_json
+from bertlens.run.folder import environment, write_json
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "presets.json"
 PRESETS = ("fast", "balanced", "best")
 SEEDS = (1, 2, 3)
-KEPT = ("versions", "commit", "machine")
 
 
-def measure(preset: str, seed: int, *, reviews: Path, work: Path) -> dict[str, object]:
+def measure(preset: str, seed: int, *, reviews: Path, work: Path) -> dict[str, Any]:
     """Train and test once, in a process of its own; return what is kept of it, with the minutes as a user waits."""
     cache, folder = work / "cache" / preset, work / f"{preset}_{seed}"
     is_first = seed == SEEDS[0]
     if is_first:
         shutil.rmtree(cache, ignore_errors=True)
-    command = [sys.executable, str(REPOSITORY / "train.py"), f"experiment={preset}", "model=minilm", f"seed={seed}"]
-    command += [f"data.path={reviews}", f"cache_dir={cache}", f"hydra.run.dir={folder}", "overwrite=true"]
+    has_features = cache.is_dir()
+    shared = [f"data.path={reviews}", f"cache_dir={cache}", "overwrite=true"]
     start = time.monotonic()
-    subprocess.run(command, check=True)
+    run("train.py", f"experiment={preset}", "model=minilm", f"seed={seed}", f"hydra.run.dir={folder}", *shared)
     minutes = (time.monotonic() - start) / 60
+    run("evaluate.py", f"checkpoint={folder}", f"hydra.run.dir={folder}_test", *shared)
     written = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "preset": preset,
         "seed": seed,
-        "features": "from an empty cache" if is_first else "of the first seed",
+        "features": "stored" if has_features else "from an empty cache",
         "minutes": round(minutes, 2),
-        **{name: written.get(name) for name in ("metrics", "intervals", "seconds", *KEPT)},
+        **{name: written.get(name) for name in ("metrics", "intervals", "seconds", *environment())},
     }
 
 
-def summarize(runs: list[dict]) -> dict[str, object]:
+def run(*command: str) -> None:
+    subprocess.run([sys.executable, str(REPOSITORY / command[0]), *command[1:]], check=True)
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return each preset's accuracies by seed, their mean and standard deviation, and the minutes."""
-    found: dict[str, object] = {"what": "benchmarks/presets.py", "model": "minilm", "test_reviews": 25000}
+    found: dict[str, Any] = {"what": "benchmarks/presets.py", "model": "minilm", "test_reviews": 25000}
     for preset in PRESETS:
-        own = [run for run in runs if run["preset"] == preset]
-        if not own:
-            continue
-        accuracies = [run["metrics"]["test/accuracy"] for run in own]
-        found[preset] = {
-            "accuracy": statistics.mean(accuracies),
-            "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-            "minutes_from_an_empty_cache": next(run["minutes"] for run in own if run["seed"] == SEEDS[0]),
-            "minutes_with_features": [run["minutes"] for run in own if run["seed"] != SEEDS[0]],
-            "runs": [{name: value for name, value in run.items() if name not in KEPT} for run in own],
-        }
-    return found | {name: runs[0][name] for name in KEPT}
+        own = sorted((each for each in runs if each["preset"] == preset), key=lambda each: each["seed"])
+        accuracies = [each["metrics"]["test/accuracy"] for each in own]
+        if own:
+            found[preset] = {
+                "accuracy": statistics.mean(accuracies),
+                "standard_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                "runs": own,
+            }
+    return found | environment()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reviews", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="where runs, features and the lines of steps lie")
+    parser.add_argument("--work", type=Path, required=True, help="where runs and features lie")
     parser.add_argument("--only", choices=PRESETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--again", action="store_true", help="measure also what --out holds")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    lines = arguments.work / "steps.jsonl"
-    runs = [json.loads(line) for line in lines.read_text().splitlines()] if lines.is_file() else []
-    for preset in PRESETS if arguments.only is None else [arguments.only]:
-        for seed in arguments.seeds:
-            if any((run["preset"], run["seed"]) == (preset, seed) for run in runs):
-                continue
-            run = measure(preset, seed, reviews=arguments.reviews.resolve(), work=arguments.work.resolve())
-            with lines.open("a") as file:
-                file.write(json.dumps(run) + "\n")
-            runs.append(run)
-            write_json(
-                arguments.out, summarize(sorted(runs, key=lambda run: (PRESETS.index(run["preset"]), run["seed"])))
-            )
-            print(f"{preset}, seed {seed}: {run['metrics']['test/accuracy']:.4f}, {run['minutes']} min", flush=True)
+    written = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
+    runs = {
+        (each["preset"], each["seed"]): each for preset in PRESETS for each in written.get(preset, {}).get("runs", [])
+    }
+    for step in ((preset, seed) for preset in PRESETS for seed in arguments.seeds):
+        preset, seed = step
+        if arguments.only not in (None, preset) or (step in runs and not arguments.again):
+            continue
+        found = measure(preset, seed, reviews=arguments.reviews.resolve(), work=arguments.work.resolve())
+        runs[step] = found
+        write_json(arguments.out, summarize(list(runs.values())))
+        print(f"{preset}, seed {seed}: {found['metrics']['test/accuracy']:.4f}, {found['minutes']} min", flush=True)
 
 
 if __name__ == "__main__":

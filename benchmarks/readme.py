@@ -161,42 +161,55 @@ def written_from(*names: str) -> Callable[[Callable[..., str | None]], Callable[
 
 
 def measured_on(found: dict[str, Any]) -> str:
-    machine, versions = found["machine"], found["versions"]
-    device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     seed = f", seed {found['seed']}" if "seed" in found else ""
-    return f"{device}, {threads}, torch {versions['torch']}{seed}"
+    return f"{machine_of(found)}, torch {found['versions']['torch']}{seed}"
+
+
+def machine_of(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    device = machine["processor"] if machine["device"] == "cpu" else machine["device"]
+    return f"{device}, {machine['threads']} thread{'s' * (machine['threads'] > 1)}"
 
 
 @written_from("presets")
 def presets(found: dict[str, Any]) -> str:
-    measured = [
-        f"`experiment={name}` {of['accuracy']:.1%} in {of['minutes_from_an_empty_cache']:.0f} minutes "
-        f"({len(of['runs'])} seed{'s' * (len(of['runs']) > 1)})"
-        for name, of in found.items()
-        if isinstance(of, dict) and "accuracy" in of
+    lines = ["| | test reviews right | seeds | minutes | measured on |", "|---|---:|---:|---:|---|"]
+    for name, of in found.items():
+        if not isinstance(of, dict) or "accuracy" not in of:
+            continue
+        runs, spread = of["runs"], of["standard_deviation"]
+        accuracy = f"{of['accuracy']:.2%}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
+        minutes = next((f"{each['minutes']:.0f}" for each in runs if each["features"] != "stored"), "–")
+        lines.append(f"| `experiment={name}` | {accuracy} | {len(runs)} | {minutes} | {machine_of(runs[0])} |")
+    lines += [
+        "",
+        "MiniLM on all 25,000 + 25,000 reviews. Minutes are those of the first seed, from an empty cache, the test "
+        "included; ± is the standard deviation over the seeds. "
+        "`python benchmarks/presets.py --reviews path/to/imdb --work FOLDER`.",
     ]
-    return (
-        f"MiniLM on all 25,000 + 25,000 reviews, from an empty cache, the test included: {'; '.join(measured)}. "
-        f"Measured on {measured_on(found)}; `python benchmarks/presets.py --reviews path/to/imdb --work FOLDER`."
-    )
+    return "\n".join(lines)
 
 
 @written_from("neighbours")
 def neighbours(found: dict[str, Any]) -> str:
     """Every row of the same test reviews, best first."""
-    lines = ["| | test reviews right | 95 % interval | minutes | MB |", "|---|---:|---:|---:|---:|"]
+    by_seed = ""
+    for name, seeds in found.get("seeds", {}).items():
+        more = ", ".join(f"{each['num_only_one'] - each['num_only_other']:+,} (p = {each['p']:.1g})" for each in seeds)
+        by_seed += f"`{name}` against {found['presets against']}, reviews right by seed: {more}. "
+    lines = ["| | test reviews right | 95 % interval | minutes | MB | on |", "|---|---:|---:|---:|---:|---|"]
     for row in found["rows"]:
-        name = f"`experiment={row['name']}`" if "run" in row else row["name"]
+        name = f"`experiment={row['name']}`" if row["name"] == row.get("preset") else row["name"]
         low, high = row["interval"]
         cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", f"{row['minutes']:.1f}", f"{row['megabytes']:,.0f}"]
-        if "mcnemar_p" in row and row["mcnemar_p"] > 0.05:
+        cells.append(machine_of(row))
+        if "against balanced" in row and row["against balanced"]["p"] > 0.05:
             cells[0] += " (not told apart from `balanced`: McNemar's p > .05)"
         lines.append(f"| {' | '.join([name, *cells])} |")
     lines += [
         "",
         f"The same {found['num_test']:,} test reviews for all, the test's time included. MB: what has to be kept to "
-        f"classify. Measured on {measured_on(found)}; `python benchmarks/neighbours.py --reviews path/to/imdb`.",
+        f"classify. {by_seed}`python benchmarks/neighbours.py --reviews path/to/imdb`.",
         "",
         "![Accuracy with its interval, and minutes, of each](docs/neighbours.png)",
     ]
@@ -230,9 +243,13 @@ def labels(found: dict[str, Any]) -> str:
         by_size = found["curve"]["found"]["validation accuracy"]
         curve = ", ".join(f"{accuracy:.1%} with {int(size):,}" for size, accuracy in by_size.items())
         sentences.append(f"Validation accuracy by the number of training reviews: {curve}.")
-    given = next(found[name] for name in ("real", "flips", "curve") if name in found)["overrides"]
-    how = " ".join(each for each in given if each != "--" and not each.startswith("cache_dir="))
-    sentences.append(f"Measured with `{how}` on {measured_on(found)}; `benchmarks/labels.py`.")
+    measured: dict[str, list[str]] = {}
+    for name, said in {"real": "people's answers", "flips": "flipped labels", "curve": "numbers of reviews"}.items():
+        if name in found:
+            given = [each for each in found[name]["overrides"] if each != "--" and not each.startswith("cache_dir=")]
+            measured.setdefault(f"`{' '.join(given)}` on {measured_on(found[name])}", []).append(said)
+    how = "; ".join(f"{', '.join(said)}: {on}" for on, said in measured.items())
+    sentences.append(f"Measured with `benchmarks/labels.py`: {how}.")
     return " ".join(sentences)
 
 
