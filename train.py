@@ -17,7 +17,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     from bertlens.model.pretrained import find_pretrained
     from bertlens.run import summary
     from bertlens.run.labels import read_soft_labels, write_fold
-    from bertlens.training.callbacks import best_accuracy
+    from bertlens.training.callbacks import kept_accuracy
 
     if config.features.clear or config.features.list:
         return build.show_or_clear_features(config)
@@ -49,7 +49,7 @@ def train(config: TrainConfig, run: Run) -> dict[str, Any]:
     with run.stage("fit") as stage:
         trainer.fit(module, data, ckpt_path=resumed)
         stage.num_reviews = module.num_reviews["train"]
-    metrics: dict[str, Any] = best_accuracy(trainer)
+    metrics: dict[str, Any] = kept_accuracy(trainer, config.checkpoint.keep)
     if config.test or config.data.fold is not None:
         build.load_kept(config, run, trainer, module, resumed=resumed)
     if config.data.fold is not None:

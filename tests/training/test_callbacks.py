@@ -24,10 +24,10 @@ from bertlens.training.callbacks import (
     LastCheckpoint,
     OneLineBar,
     StopOnRequest,
-    best_accuracy,
     check_monitors,
     describe_kept,
     history,
+    kept_accuracy,
     kept_checkpoint,
     load_weights,
 )
@@ -230,10 +230,11 @@ def test_a_monitor_that_is_not_logged_is_named_before_training():
 
 def test_the_best_or_the_last_checkpoint_is_tested(fit, tmp_path, script):
     script((0.6, 0.5), (0.5, 0.4))
-    trainer, _, _ = fit(tmp_path)
+    trainer, _, _ = fit(tmp_path, EpochLines(every=None))
     assert kept_checkpoint(trainer, "best") == tmp_path / "best.ckpt"
     assert kept_checkpoint(trainer, "last") == tmp_path / "last.ckpt"
-    assert best_accuracy(trainer).keys() == {"val/accuracy"}
+    assert kept_accuracy(trainer, "best") == {"val/accuracy": pytest.approx(0.6)}
+    assert kept_accuracy(trainer, "last") == {"val/accuracy": pytest.approx(0.5)}
     assert describe_kept(trainer, "best") == "epoch 1 of 2 (best validation accuracy)"
     assert describe_kept(trainer, "last") == "the last step (checkpoint.keep=last)"
 
@@ -242,7 +243,7 @@ def test_without_a_validated_epoch_the_last_checkpoint_is_tested_and_the_run_say
     trainer, _, _ = fit(tmp_path, max_steps=2)
     assert kept_checkpoint(trainer, "best") == tmp_path / "last.ckpt"
     assert describe_kept(trainer, "best") == "the last step (no epoch was validated)"
-    assert best_accuracy(trainer) == {}
+    assert kept_accuracy(trainer, "best") == kept_accuracy(trainer, "last") == {}
     assert read_raw(tmp_path / "last.ckpt")["global_step"] == 2
 
 

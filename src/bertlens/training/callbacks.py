@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 Found = TypeVar("Found", bound=pl.Callback)
 
 
-def best_accuracy(trainer: pl.Trainer) -> dict[str, Tensor]:
-    """Return the best validation accuracy of a fit under its logged name; empty if no epoch was validated."""
-    scores = {
-        callback.monitor: callback.best_model_score
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None
-    }
-    return {name: score for name, score in scores.items() if score is not None}
+def kept_accuracy(trainer: pl.Trainer, keep: str) -> dict[str, float]:
+    """Return the validation accuracy of the weights that a fit keeps under its logged name; empty if there is none."""
+    best, rows = _find(trainer, BestCheckpoint), history(trainer)
+    if keep == "last":
+        score = rows[-1].get("val/accuracy") if rows else None
+    else:
+        score = best.best_model_score if best else None
+    return {} if score is None else {"val/accuracy": float(score)}
 
 
 def check_monitors(callbacks: Sequence[pl.Callback]) -> None:
