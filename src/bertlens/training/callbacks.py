@@ -31,6 +31,7 @@ Found = TypeVar("Found", bound=pl.Callback)
 def kept_accuracy(trainer: pl.Trainer, keep: str) -> dict[str, float]:
     """Return the validation accuracy of the weights that a fit keeps under its logged name; empty if there is none."""
     best, rows = _find(trainer, BestCheckpoint), history(trainer)
+    score: Tensor | float | None
     if keep == "last":
         score = rows[-1].get("val/accuracy") if rows else None
     else:
