@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -62,6 +63,7 @@ def run(command: str, folder: str, *, stop: bool) -> list[str]:
     typed = [sys.executable if word == "python" else word for word in shlex.split(command)]
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs ignore
         os.chdir(folder)
         termios.tcsetwinsize(0, (ROWS, COLUMNS))
         os.execve(typed[0], typed, environ | {"PYTHONPATH": f"{folder}/src", "TERM": "xterm"})
