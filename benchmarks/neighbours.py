@@ -287,13 +287,14 @@ def logit(probabilities: npt.NDArray[np.floating[Any]]) -> Scores:
 
 def report(reviews: Reviews, rows: Path, out: Path, figure: Path) -> list[dict[str, Any]]:
     """Write the table of the rows that are there, draw it, and return its rows."""
-    found, scores, seeds = {}, {}, {}
+    found, scores, seeds = {}, {}, {}  # seeds: of each preset, what each one says
     for path in sorted(rows.glob("*.json")):
         if is_done(rows, path.stem, reviews):
             content = json.loads(path.read_text())
             name = content.get("preset", path.stem)
             each = torch.from_numpy(np.load(path.with_suffix(".npy")))
-            seeds.setdefault(name, {})[content.get("seed")] = each > 0
+            if "preset" in content:
+                seeds.setdefault(name, {})[content["seed"]] = each > 0
             if name not in found:  # of a preset, the first seed
                 found[name], scores[name] = content, each
     if {AVERAGED, LINEAR_LOG_ODDS} <= found.keys():
@@ -321,10 +322,9 @@ def report(reviews: Reviews, rows: Path, out: Path, figure: Path) -> list[dict[s
         content["seeds"] = {
             name: [
                 {"seed": seed, **compare(each == is_positive, right[LINEAR])._asdict()}
-                for seed, each in sorted(seeds[name].items())
+                for seed, each in by_seed.items()
             ]
-            for name in found
-            if "preset" in found[name] and name in seeds
+            for name, by_seed in seeds.items()
         }
     write_json(out, content | environment())
     draw(table, figure)
