@@ -2,13 +2,14 @@
 
     python benchmarks/labels.py --reviews path/to/imdb --checked path/to/checked.csv experiment=balanced model=minilm
 
-What follows the options is given to train.py for each run. Steps, each skipped when its files are in --work:
+What follows the options is given to train.py for each run. Steps, each skipped when --out holds it:
 
     real     the labelled test reviews as a training set, 5 folds, against what people said of 670 of them
     flips    3 % of the training labels flipped at random, 5 folds, against which ones were
     curve    validation accuracy by the number of training reviews
+    errors   how many of the test errors of --checkpoint lie on labels that people found wrong or unclear
 
-Beside both scores stands NB-SVM's out-of-fold margin on the same folds. A run of train.py that was stopped goes on.
+Beside the first two scores stands NB-SVM's out-of-fold margin on the same folds. A step that was stopped goes on.
 """
 
 import argparse
@@ -45,24 +46,19 @@ def main() -> None:
     parser.add_argument("--checked", type=Path, required=True, help="CSV: row, label, verdict")
     parser.add_argument("--work", type=Path, default=Path("outputs/labels"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/labels.json"))
-    parser.add_argument("--steps", nargs="*", default=["real", "flips", "curve"], choices=["real", "flips", "curve"])
+    parser.add_argument("--checkpoint", type=Path, help="a run's folder, for errors")
+    parser.add_argument("--steps", nargs="*", default=["real", "flips", "curve"], choices=list(STEPS))
     parser.add_argument("--repeats", type=int, default=1, help="of the folds")
     parser.add_argument("--num-reviews", type=int, help="of each split, to try this out")
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     arguments, overrides = parser.parse_known_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
+    results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
     for name in arguments.steps:
-        path = arguments.work / f"{name}.json"
-        if not path.is_file():
-            found = {"real": measure_real, "flips": measure_flips, "curve": measure_curve}[name](arguments, overrides)
-            write_json(path, found | {"overrides": overrides, "repeats": arguments.repeats} | environment())
-        results = {step: json.loads((arguments.work / f"{step}.json").read_text()) for step in written(arguments.work)}
-        write_json(arguments.out, {"what": "benchmarks/labels.py", **results, **environment()})
+        if name not in results:
+            results[name] = STEPS[name](arguments, overrides) | {"overrides": overrides} | environment()
+            write_json(arguments.out, {"what": "benchmarks/labels.py"} | results)
         print(name, json.dumps(results[name]["found"], indent=1), flush=True)
-
-
-def written(work: Path) -> list[str]:
-    return [step for step in ("real", "flips", "curve") if (work / f"{step}.json").is_file()]
 
 
 def measure_real(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
@@ -117,7 +113,7 @@ def find_doubts(
         with atomic_write(file) as written_file:
             pq.write_table(table, written_file)
     folds = [f"data.folds={NUM_FOLDS}", f"data.fold_repeats={arguments.repeats}", f"hydra.sweep.dir={folder}"]
-    train(f"data.train_file={file}", *overrides, *folds)
+    run("train.py", f"data.train_file={file}", *overrides, *folds)
     rows = pq.read_table(folder / "predictions.parquet").to_pandas()
     labels, texts = table["label"].to_numpy(), np.array(table["text"].to_pylist(), dtype=object)
     rows["doubt"] = 1 - np.where(labels[rows["row"]] == 1, rows["probability of 1"], rows["probability of 0"])
@@ -131,10 +127,10 @@ def find_doubts(
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json"))]
     facts = {
         "num_reviews": len(labels),
+        "repeats": arguments.repeats,
         "accuracy": {method: float((scores < 0.5).mean()) for method, scores in doubts.items()},
-        "accuracy of each fold": [run["metrics"]["val/accuracy"] for run in runs],
-        "minutes": round(sum(sum(run["seconds"].values()) for run in runs) / 60, 2),
-        "minutes of each fold": [round(sum(run["seconds"].values()) / 60, 2) for run in runs],
+        "accuracy of each fold": [each["metrics"]["val/accuracy"] for each in runs],
+        "minutes of each fold": [round(sum(each["seconds"].values()) / 60, 2) for each in runs],
     }
     return doubts, facts
 
@@ -144,10 +140,18 @@ def measure_curve(arguments: argparse.Namespace, overrides: list[str]) -> dict[s
     folder, sizes = arguments.work / "curve", ",".join(map(str, arguments.sizes))
     most = [] if arguments.num_reviews is None else [f"data.max_reviews={arguments.num_reviews}"]
     given = [f"data.path={arguments.reviews}", f"data.train_reviews={sizes}", f"hydra.sweep.dir={folder}", *most]
-    train("-m", *overrides, *given, "test=false")
+    run("train.py", "-m", *overrides, *given, "test=false")
     with (folder / "sweep.csv").open(encoding="utf-8") as file:
         rows = {int(row["data.train_reviews"]): float(row["val/accuracy"]) for row in csv.DictReader(file)}
     return {"found": {"validation accuracy": {str(size): rows[size] for size in sorted(rows)}}}
+
+
+def count_errors(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """Return the errors on the test reviews by what people said of the label. Nothing is trained."""
+    folder = arguments.work / "errors"
+    given = [f"data.path={arguments.reviews}", f"checked_labels={arguments.checked}", f"hydra.run.dir={folder}"]
+    run("evaluate.py", f"checkpoint={arguments.checkpoint}", "overwrite=true", *given, *overrides)
+    return {"found": json.loads((folder / "metrics.json").read_text())["checked_labels"]}
 
 
 def read(path: Path, num_reviews: int | None) -> pa.Table:
@@ -156,8 +160,11 @@ def read(path: Path, num_reviews: int | None) -> pa.Table:
     return table.take(rows)
 
 
-def train(*overrides: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *overrides], check=True)
+def run(script: str, *overrides: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / script), *overrides], check=True)
+
+
+STEPS = {"real": measure_real, "flips": measure_flips, "curve": measure_curve, "errors": count_errors}
 
 
 if __name__ == "__main__":

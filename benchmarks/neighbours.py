@@ -334,7 +334,7 @@ def report(reviews: Reviews, rows: Path, out: Path, figure: Path) -> list[dict[s
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy with its interval, best first; each row's time after its name."""
     figure = Figure(figsize=(8, 0.6 + 0.38 * len(rows)), layout="constrained")
-    axes = figure.add_subplot(xlabel="test accuracy, %, and its 95 % interval")
+    axes = figure.add_subplot(xlabel="test accuracy, %, and its 95 % interval; black: presets")
     for place, row in enumerate(reversed(rows)):
         accuracy, (low, high) = 100 * row["accuracy"], (100 * each for each in row["interval"])
         colour = "black" if "preset" in row else "tab:blue"

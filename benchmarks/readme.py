@@ -239,6 +239,13 @@ def labels(found: dict[str, Any]) -> str:
             f"Of {number} training labels flipped at random, {ours:.0%} are among the first {number} suspects "
             f"(NB-SVM {other:.0%})."
         )
+    if "errors" in found:
+        errors = found["errors"]["found"]
+        wrong, unclear = (errors[name] / errors["errors"] for name in ("wrong", "unclear"))
+        sentences.append(
+            f"Of the {errors['errors']:,} errors of `experiment=balanced`, seed 1, on the test reviews, {wrong:.1%} "
+            f"lie on labels that people call wrong and {unclear:.1%} on unclear ones, of {errors['checked']} looked at."
+        )
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
         curve = ", ".join(f"{accuracy:.1%} with {int(size):,}" for size, accuracy in by_size.items())
