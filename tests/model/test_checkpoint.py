@@ -120,6 +120,17 @@ def test_a_classifier_is_restored_bit_for_bit(tmp_path, info, tiny_model, writer
     assert tokenizer.settings == info.data
 
 
+@pytest.mark.parametrize(
+    ("given", "hidden", "attention"),
+    [({}, 0.1, 0.1), ({"hidden_dropout": 0}, 0, 0.1), ({"attention_dropout": 0.2}, 0.1, 0.2)],
+)
+def test_dropout_is_as_published_or_as_given(info, given, hidden, attention):
+    vars(info.model).update(given)
+    layer = build_classifier(info).bert.encoder.layer[-1]
+    assert layer.output.dropout.p == layer.attention.output.dropout.p == hidden
+    assert layer.attention.self.dropout.p == attention
+
+
 def test_the_format_of_0_1_0_is_read_as_todays(tmp_path, info):
     found = read_checkpoint(write_format_1(tmp_path / "old.ckpt", info)).info
     published = PublishedSettings(name=info.model.pretrained)

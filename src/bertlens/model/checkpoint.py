@@ -242,9 +242,14 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:
     """Build the classifier of these settings. Its encoder's weights are still random."""
-    dropout = info.model.attention_dropout
+    hidden, attention = info.model.hidden_dropout, info.model.attention_dropout
+    config = info.config
+    if hidden is not None:
+        config = replace(config, hidden_dropout_prob=hidden)
+    if attention is not None:
+        config = replace(config, attention_probs_dropout_prob=attention)
     return ReviewClassifier(
-        info.config if dropout is None else replace(info.config, attention_probs_dropout_prob=dropout),
+        config,
         num_classes=len(info.label_names),
         trainable_layers=info.model.trainable_layers,
         frozen_dropout=info.model.frozen_dropout,

@@ -35,7 +35,9 @@ class ModelSettings:
     frozen_dropout: bool = setting(
         False, "true: dropout also in layers that are not trained (the notebook's way)", affects="steps"
     )
-
+    hidden_dropout: float | None = setting(
+        None, "dropout of the hidden states; null: as the published model says", at_least=0, below=1, affects="steps"
+    )
     attention_dropout: float | None = setting(
         None,
         "dropout of the attention probabilities; 0 trains twice as fast on CPUs; null: as the published model says",

@@ -1,0 +1,64 @@
+"""What validation reviews say of settings that a preset could have: each choice is a step, skipped when --out holds it.
+
+    python benchmarks/choose.py --reviews path/to/imdb --work path/to/files \
+        "data.max_length=384 trainer.max_epochs=1 optimizer.lr=2e-4" "model.hidden_dropout=0"
+
+Each is given to train.py on top of experiment=balanced, with a fifth of the training reviews for validation: the test
+reviews are not read. `--jobs 2` trains two at a time, each with its share of the cores, and gives no honest minutes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bertlens.run.folder import environment, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ("experiment=balanced", "model=minilm", "data.validation_fraction=0.2", "test=false", "report=false")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("choices", nargs="+", metavar="OVERRIDES")
+    parser.add_argument("--reviews", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="where runs and features lie")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "choices.json")
+    arguments = parser.parse_args()
+    written = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {"choices": []}
+    done = written["choices"]
+    wanted = [each for each in arguments.choices if each not in [found["given"] for found in done]]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for found in pool.map(lambda given: measure(given, arguments), wanted):
+            done.append(found)
+            written = {"what": "benchmarks/choose.py", "shared": SHARED, "choices": done}
+            write_json(arguments.out, written)
+    for found in sorted(done, key=lambda each: each["validation loss"]):
+        print(f"{found['accuracy']:.2%}, loss {found['validation loss']:.4f}: {found['given']}")
+
+
+def measure(given: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train once; return what the validation reviews say of each epoch and of the weights that are kept."""
+    threads = len(os.sched_getaffinity(0)) // arguments.jobs
+    folder = arguments.work.resolve() / given.replace("/", "_")
+    paths = [f"data.path={arguments.reviews.resolve()}", f"cache_dir={folder.parent}/cache"]
+    command = [sys.executable, str(ROOT / "train.py"), *SHARED, *given.split(), *paths, f"hydra.run.dir='{folder}'"]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        "given": given,
+        "accuracy": run["metrics"]["val/accuracy"],
+        "validation loss": run["history"][-1]["val/loss"],
+        "minutes": round(sum(run["seconds"].values()) / 60, 2),
+        "history": run["history"],
+        **{name: run[name] for name in environment()},
+    }
+
+
+if __name__ == "__main__":
+    main()
