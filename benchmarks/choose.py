@@ -49,6 +49,10 @@ def measure(given: str, arguments: argparse.Namespace) -> dict[str, Any]:
     paths = [f"data.path={arguments.reviews.resolve()}", f"cache_dir={folder.parent}/cache"]
     command = [sys.executable, str(ROOT / "train.py"), *SHARED, *given.split(), *paths, f"hydra.run.dir='{folder}'"]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    return read(given, folder)
+
+
+def read(given: str, folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "given": given,
