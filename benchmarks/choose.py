@@ -4,7 +4,7 @@
         "data.max_length=384 trainer.max_epochs=1 optimizer.lr=2e-4" "model.hidden_dropout=0"
 
 Each is given to train.py on top of experiment=balanced, with a fifth of the training reviews for validation: the test
-reviews are not read. `--jobs 2` trains two at a time, each with its share of the cores, and gives no honest minutes.
+reviews are not read. `--jobs 2` trains two at a time, each with its share of the cores; no times are kept.
 """
 
 import argparse
@@ -30,21 +30,20 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "choices.json")
     arguments = parser.parse_args()
-    written = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {"choices": []}
-    done = written["choices"]
-    wanted = [each for each in arguments.choices if each not in [found["given"] for found in done]]
+    done = json.loads(arguments.out.read_text(encoding="utf-8"))["choices"] if arguments.out.is_file() else []
+    known = {found["given"] for found in done}
+    wanted = [given for given in arguments.choices if given not in known]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for found in pool.map(lambda given: measure(given, arguments), wanted):
             done.append(found)
-            written = {"what": "benchmarks/choose.py", "shared": SHARED, "choices": done}
-            write_json(arguments.out, written)
+            write_json(arguments.out, {"what": "benchmarks/choose.py", "shared": SHARED, "choices": done})
     for found in sorted(done, key=lambda each: each["validation loss"]):
         print(f"{found['accuracy']:.2%}, loss {found['validation loss']:.4f}: {found['given']}")
 
 
 def measure(given: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train once; return what the validation reviews say of each epoch and of the weights that are kept."""
-    threads = len(os.sched_getaffinity(0)) // arguments.jobs
+    """Train once; return what the validation reviews say of each epoch and of the last one, which is kept."""
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     folder = arguments.work.resolve() / given.replace("/", "_")
     paths = [f"data.path={arguments.reviews.resolve()}", f"cache_dir={folder.parent}/cache"]
     command = [sys.executable, str(ROOT / "train.py"), *SHARED, *given.split(), *paths, f"hydra.run.dir='{folder}'"]
@@ -53,12 +52,12 @@ def measure(given: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read(given: str, folder: Path) -> dict[str, Any]:
+    """Return what is kept of a run."""
     run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "given": given,
         "accuracy": run["metrics"]["val/accuracy"],
         "validation loss": run["history"][-1]["val/loss"],
-        "minutes": round(sum(run["seconds"].values()) / 60, 2),
         "history": run["history"],
         **{name: run[name] for name in environment()},
     }

@@ -52,7 +52,8 @@ def play(checkout: Path, command: str, *, stop: bool) -> str:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", checkout.resolve(), folder], check=True, stderr=subprocess.DEVNULL)
         shown = run(command, folder, stop=stop)
-        if stop and (printed := [line for line in shown if line.startswith("python ")]):
+        unbroken = "".join(line if len(line) == COLUMNS else f"{line}\n" for line in shown)
+        if stop and (printed := re.findall("^python .*", unbroken, re.MULTILINE)):
             shown += ["", *run(printed[-1], folder, stop=False)]
     return "\n".join(shown if len(shown) <= FIRST + LAST else [*shown[:FIRST], "⋮", *shown[-LAST:]])
 

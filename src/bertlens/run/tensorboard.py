@@ -48,7 +48,7 @@ class RunTensorBoard(TensorBoardLogger):
         """Log hyperparameters beside the metrics of the kept epoch.
 
         Left out is Lightning's list of columns: TensorBoard reads that of one run only, and the other runs' keys would
-        not be shown. A validation metric of the kept weights has a tag of its own: its curve may go on.
+        not be shown. The kept weights' validation metric has a tag of its own: its curve may have later points.
         """
         kept = {name: value for name, value in (metrics or {}).items() if not name.startswith("test/")}
         self.log_metrics({f"best/{name.replace('/', '_')}": value for name, value in kept.items()}, step)
