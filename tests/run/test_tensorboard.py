@@ -35,6 +35,7 @@ def test_a_run_logs_its_test_at_the_step_of_the_kept_weights(tiny_run, run_task,
     found += [events.Images("test_figures/confusion_matrix"), events.Tensors("test: precision over recall/positive")]
     assert [[event.step for event in each] for each in found] == [[step]] * 5
     assert events.Scalars("best/val_accuracy")[0].value == metrics["val/accuracy"]
+    assert [tag for tag in events.Tags()["scalars"] if tag.startswith("best/")] == ["best/val_accuracy"]
     typed = hparams_of(events, "session_start_info").session_start_info.hparams
     assert (typed["optimizer.lr"].number_value, typed["seed"].number_value) == (0, 7)
     assert typed["trainer.accelerator"].string_value == "cpu"

@@ -50,7 +50,7 @@ class RunTensorBoard(TensorBoardLogger):
         Left out is Lightning's list of columns: TensorBoard reads that of one run only, and the other runs' keys would
         not be shown. The kept weights' validation metric has a tag of its own: its curve may have later points.
         """
-        kept = {name: value for name, value in (metrics or {}).items() if not name.startswith("test/")}
+        kept = {name: value for name, value in (metrics or {}).items() if name.startswith("val/")}
         self.log_metrics({f"best/{name.replace('/', '_')}": value for name, value in kept.items()}, step)
         _, *start_and_end = hparams(params, {})  # type: ignore[no-untyped-call]
         for summary in start_and_end:
