@@ -1,7 +1,7 @@
 """What validation reviews say of settings that a preset could have: each choice is a step, skipped when --out holds it.
 
     python benchmarks/choose.py --reviews path/to/imdb --work path/to/files \
-        "data.max_length=384 trainer.max_epochs=1 optimizer.lr=2e-4" "model.hidden_dropout=0"
+        "data.max_length=512 model.trainable_layers=5 trainer.max_epochs=2 optimizer.lr=2e-4"
 
 Each is given to train.py on top of experiment=balanced, with a fifth of the training reviews for validation: the test
 reviews are not read. `--jobs 2` trains two at a time, each with its share of the cores; no times are kept.
@@ -19,6 +19,7 @@ from typing import Any
 from bertlens.run.folder import environment, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+VARIED = ("data.max_length", "model.trainable_layers", "trainer.max_epochs", "optimizer.lr", "model.hidden_dropout")
 SHARED = ("experiment=balanced", "model=minilm", "data.validation_fraction=0.2", "test=false", "report=false")
 
 
@@ -56,6 +57,7 @@ def read(given: str, folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "given": given,
+        "settings": {name: run["settings"].get(name) for name in VARIED},
         "accuracy": run["metrics"]["val/accuracy"],
         "validation loss": run["history"][-1]["val/loss"],
         "history": run["history"],
