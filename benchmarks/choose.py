@@ -4,7 +4,8 @@
         "data.max_length=512 model.trainable_layers=5 trainer.max_epochs=2 optimizer.lr=2e-4"
 
 Each is given to train.py on top of experiment=balanced, with a fifth of the training reviews for validation: the test
-reviews are not read. `--jobs 2` trains two at a time, each with its share of the cores; no times are kept.
+reviews are not read. `--jobs 2` trains two at a time, each with its share of the cores; no times are kept. A choice
+that was stopped goes on in its folder.
 """
 
 import argparse
@@ -47,7 +48,8 @@ def measure(given: str, arguments: argparse.Namespace) -> dict[str, Any]:
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     folder = arguments.work.resolve() / given.replace("/", "_")
     paths = [f"data.path={arguments.reviews.resolve()}", f"cache_dir={folder.parent}/cache"]
-    command = [sys.executable, str(ROOT / "train.py"), *SHARED, *given.split(), *paths, f"hydra.run.dir='{folder}'"]
+    paths += [f"hydra.run.dir='{folder}'", "checkpoint.every_n_steps=100"]  # goes on by itself from where it stopped
+    command = [sys.executable, str(ROOT / "train.py"), *SHARED, *given.split(), *paths]
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     return read(given, folder)
 
