@@ -267,17 +267,19 @@ def is_done(rows: Path, name: str, reviews: Reviews) -> bool:
 
 
 def read_ours(name: str, run: Path, reviews: Reviews, rows: Path) -> None:
-    """Take a row from a run of evaluate.py: its predictions, and the seconds of the training run of its checkpoint."""
+    """Take a row from a run of evaluate.py: its predictions, and the seconds of the test and of the training run."""
     predictions = pq.read_table(run / "predictions.parquet")
     if predictions["text"].to_pylist() != reviews.texts["test"]:
         raise SystemExit(f"--ours {name}={run}: its predictions are of other reviews")
     probabilities = predictions[next(each for each in reversed(predictions.column_names) if "probability" in each)]
-    checkpoint = Path(json.loads((run / "metrics.json").read_text())["checkpoint"])
+    tested = json.loads((run / "metrics.json").read_text())
+    checkpoint = Path(tested["checkpoint"])
     trained = json.loads((checkpoint.parents[1] / "metrics.json").read_text())
+    seconds = trained["seconds"] | {"test": tested["seconds"]["test"]}
     own = sum(each.numel() * each.element_size() for each in read_checkpoint(checkpoint).parameters.values())
     found = Found(logit(probabilities.to_numpy()), weights_path().stat().st_size + own)
     kept = {key: trained[key] for key in environment()} | {"preset": name, "seed": trained["seed"]}
-    write_row(rows, f"{name}, seed {trained['seed']}", found, sum(trained["seconds"].values()), **kept)
+    write_row(rows, f"{name}, seed {trained['seed']}", found, sum(seconds.values()), **kept)
 
 
 def logit(probabilities: npt.NDArray[np.floating[Any]]) -> Scores:

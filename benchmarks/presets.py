@@ -2,9 +2,9 @@
 
     python benchmarks/presets.py --reviews path/to/imdb --work path/to/files
 
-The first seed of a preset begins with an empty cache; the others share its features. Every run measures the 25,000
-test reviews once, at its end; settings were chosen by validation reviews only. What is in --out is done: `--again`
-measures it anew, `--only fast` is one preset. For `neighbours.py --ours`, evaluate.py writes each run's predictions.
+The first seed of a preset begins with an empty cache; the others share its features. Settings were chosen by validation
+reviews only; evaluate.py measures the 25,000 test reviews once, and writes the predictions for `neighbours.py --ours`.
+Minutes are those of both commands. What is in --out is done: `--again` measures it anew, `--only fast` is one preset.
 """
 
 import argparse
@@ -29,19 +29,20 @@ def measure(preset: str, seed: int, *, reviews: Path, work: Path) -> dict[str, A
     cache, folder = work / "cache" / preset, work / f"{preset}_{seed}"
     if seed == PRESETS[preset][0]:
         shutil.rmtree(cache, ignore_errors=True)
-    has_features = cache.is_dir()
     shared = [f"data.path={reviews}", f"cache_dir={cache}", "overwrite=true"]
     start = time.monotonic()
-    run("train.py", f"experiment={preset}", "model=minilm", f"seed={seed}", f"hydra.run.dir={folder}", *shared)
-    minutes = (time.monotonic() - start) / 60
+    given = [f"experiment={preset}", "model=minilm", f"seed={seed}", "test=false", f"hydra.run.dir={folder}"]
+    run("train.py", *given, *shared)
     run("evaluate.py", f"checkpoint={folder}", f"hydra.run.dir={folder}_test", *shared)
-    written = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    minutes = (time.monotonic() - start) / 60
+    trained, tested = (json.loads(Path(each, "metrics.json").read_text()) for each in (folder, f"{folder}_test"))
     return {
         "preset": preset,
         "seed": seed,
-        "features": "stored" if has_features else "from an empty cache",
+        "features": "stored" if trained["features"]["found"] else "computed",
         "minutes": round(minutes, 2),
-        **{name: written.get(name) for name in ("metrics", "intervals", "seconds", *environment())},
+        "seconds": {"train": trained["seconds"], "test": tested["seconds"]},
+        **{name: tested.get(name) for name in ("metrics", "intervals", *environment())},
     }
 
 
