@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import shlex
 import sys
@@ -111,7 +112,9 @@ def test_a_run_ends_with_what_was_kept_and_what_came_out(few, here, run_task, ca
         "0.", "."
     )
     assert {"calibrated/loss", "calibrated/brier", "calibrated/calibration_error"} <= set(content["metrics"])
-    assert "experiment=balanced" in labelled(printed)["better"]
+    epochs, steps = map(int, re.findall(r"\d+", labelled(printed)["better"]))
+    assert labelled(printed)["better"].startswith("with trainer.max_epochs=")
+    assert epochs == math.ceil(300 / (steps / 2))
     assert values.split()[1] == f"{content['metrics']['test/accuracy']:.4f}"
     assert next(line for line in printed if line.startswith("time ")).count(" s") == 6
     assert max(map(len, printed)) <= 80
@@ -121,6 +124,12 @@ def test_a_run_ends_with_what_was_kept_and_what_came_out(few, here, run_task, ca
         f"          python visualize.py checkpoint={FOLDER}",
         f"          tensorboard --logdir {FOLDER}",
     ]
+
+
+def test_a_run_of_enough_steps_names_the_preset_that_is_better(few, here, run_task, capsys, monkeypatch):
+    monkeypatch.setattr("bertlens.run.summary.FEW_STEPS", 1)
+    run_task("train", here / FOLDER, *few)
+    assert "experiment=balanced" in labelled(lines(capsys))["better"]
 
 
 def test_a_run_of_the_console_command_names_the_console_command(few, here, run_task, capsys, monkeypatch):

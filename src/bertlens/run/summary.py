@@ -42,6 +42,7 @@ from bertlens.training.uncertainty import Interval, compare, intervals
 log = logging.getLogger(__name__)
 
 LABEL_WIDTH = 10
+FEW_STEPS = 300  # fewer leave a classifier far from what its reviews could teach it
 
 
 def print_opening(run: Run, config: TrainConfig, classifier: ReviewClassifier, data: ReviewDataModule) -> None:
@@ -117,7 +118,11 @@ def write_run(
         say("finished", ", ".join([*shown, duration(sum(written["seconds"].values()))]))
         return
     say("kept", describe_kept(trainer, config.checkpoint.keep))
-    if not any(typed.startswith("experiment=") for typed in run.overrides):
+    steps = trainer.global_step
+    if steps < FEW_STEPS and not config.trainer.fast_dev_run:
+        epochs = -(-FEW_STEPS * max(1, trainer.current_epoch) // max(1, steps))
+        say("better", f"with trainer.max_epochs={epochs}: {count_of(steps, 'step')} cannot teach much")
+    elif not any(typed.startswith("experiment=") for typed in run.overrides):
         say("better", "with experiment=balanced: more layers, the end of long reviews too")
     print_result(written, run.folder)
     print_next(run, has_test_reviews=info.data.has_test_reviews)
