@@ -17,7 +17,13 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 READMES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")}
 SMALL_DEMO = ["data.num_demo_reviews=60", "trainer.max_epochs=1"]
-SMALL = {"path/to/imdb": "imdb", "PATH": "latest", "OTHER": "latest", "500,1000,2000": "50,100"}
+SMALL = {
+    "experiment=balanced": "experiment=balanced model.trainable_layers=3",  # of three
+    "path/to/imdb": "imdb",
+    "PATH": "latest",
+    "OTHER": "latest",
+    "500,1000,2000": "50,100",
+}
 
 pytestmark = pytest.mark.slow
 
