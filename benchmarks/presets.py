@@ -25,7 +25,7 @@ PRESETS = {"fast": (1, 2, 3), "balanced": (1, 2, 3), "best": (1, 2, 3), "noteboo
 
 
 def measure(preset: str, seed: int, *, reviews: Path, work: Path) -> dict[str, Any]:
-    """Train and test once, in a process of its own; return what is kept of it, with the minutes as a user waits."""
+    """Train and test once, each in its own process; return what is kept, with the minutes that a user waits."""
     cache, folder = work / "cache" / preset, work / f"{preset}_{seed}"
     if seed == PRESETS[preset][0]:
         shutil.rmtree(cache, ignore_errors=True)

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 READMES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.ja.md")}
 SMALL_DEMO = ["data.num_demo_reviews=60", "trainer.max_epochs=1"]
 SMALL = {
-    "experiment=balanced": "experiment=balanced model.trainable_layers=3",  # of three
+    "experiment=balanced": "experiment=balanced model.trainable_layers=3",  # all that the model here has
     "path/to/imdb": "imdb",
     "PATH": "latest",
     "OTHER": "latest",

@@ -132,6 +132,11 @@ def test_a_run_of_enough_steps_names_the_preset_that_is_better(few, here, run_ta
     assert "experiment=balanced" in labelled(lines(capsys))["better"]
 
 
+def test_a_run_that_its_steps_limit_is_not_told_to_take_more_epochs(few, here, run_task, capsys):
+    run_task("train", here / FOLDER, *few, "trainer.max_steps=1")
+    assert "experiment=balanced" in labelled(lines(capsys))["better"]
+
+
 def test_a_run_of_the_console_command_names_the_console_command(few, here, run_task, capsys, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", str(here / "bin" / "bertlens"), "train"])
     run_task("train", here / FOLDER, *few, "test=false", "logger=none")

@@ -243,13 +243,9 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def build_classifier(info: CheckpointInfo) -> ReviewClassifier:
     """Build the classifier of these settings. Its encoder's weights are still random."""
     hidden, attention = info.model.hidden_dropout, info.model.attention_dropout
-    config = info.config
-    if hidden is not None:
-        config = replace(config, hidden_dropout_prob=hidden)
-    if attention is not None:
-        config = replace(config, attention_probs_dropout_prob=attention)
+    dropout: dict[str, Any] = {"hidden_dropout_prob": hidden, "attention_probs_dropout_prob": attention}
     return ReviewClassifier(
-        config,
+        replace(info.config, **{name: share for name, share in dropout.items() if share is not None}),
         num_classes=len(info.label_names),
         trainable_layers=info.model.trainable_layers,
         frozen_dropout=info.model.frozen_dropout,

@@ -42,7 +42,7 @@ from bertlens.training.uncertainty import Interval, compare, intervals
 log = logging.getLogger(__name__)
 
 LABEL_WIDTH = 10
-FEW_STEPS = 300  # fewer leave a classifier far from what its reviews could teach it
+FEW_STEPS = 300  # with fewer, more epochs are worth a try
 
 
 def print_opening(run: Run, config: TrainConfig, classifier: ReviewClassifier, data: ReviewDataModule) -> None:
@@ -119,8 +119,8 @@ def write_run(
         return
     say("kept", describe_kept(trainer, config.checkpoint.keep))
     steps = trainer.global_step
-    if steps < FEW_STEPS and not config.trainer.fast_dev_run:
-        epochs = -(-FEW_STEPS * max(1, trainer.current_epoch) // max(1, steps))
+    if steps < FEW_STEPS and trainer.current_epoch == trainer.max_epochs and not config.trainer.fast_dev_run:
+        epochs = -(-FEW_STEPS * trainer.current_epoch // steps)
         say("better", f"with trainer.max_epochs={epochs}: {count_of(steps, 'step')} cannot teach much")
     elif not any(typed.startswith("experiment=") for typed in run.overrides):
         say("better", "with experiment=balanced: more layers, the end of long reviews too")
