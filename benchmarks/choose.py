@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ def main() -> None:
     known = {found["given"] for found in done}
     wanted = [given for given in arguments.choices if given not in known]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for found in pool.map(lambda given: measure(given, arguments), wanted):
-            done.append(found)
+        for future in as_completed([pool.submit(measure, given, arguments) for given in wanted]):
+            done.append(future.result())
             write_json(arguments.out, {"what": "benchmarks/choose.py", "shared": SHARED, "choices": done})
     for found in sorted(done, key=lambda each: each["validation loss"]):
         print(f"{found['accuracy']:.2%}, loss {found['validation loss']:.4f}: {found['given']}")
