@@ -17,7 +17,14 @@ from bertlens.config import TrainConfig
 from bertlens.data.reviews import load_reviews
 from bertlens.data.settings import DataSettings
 from bertlens.errors import InputError
-from bertlens.run.labels import count_checked_errors, digest_of, find_suspects, read_checked_labels, read_soft_labels
+from bertlens.run.labels import (
+    count_checked_errors,
+    digest_of,
+    find_suspects,
+    gather_folds,
+    read_checked_labels,
+    read_soft_labels,
+)
 
 FLIPPED = [10, 45, 90, 133]
 
@@ -148,6 +155,16 @@ def checked_file(tmp_path):
         return str(path)
 
     return write
+
+
+def test_no_labels_are_doubted_where_more_than_the_fold_varies(tmp_path, capsys):
+    for job in ("seed-1", "seed-2"):
+        (tmp_path / job / ".hydra").mkdir(parents=True)
+        (tmp_path / job / ".hydra" / "config.yaml").write_text("data: {folds: 1, fold_repeats: 1}")
+        pq.write_table(pa.table({"row": [0]}), tmp_path / job / "predictions.parquet")
+    gather_folds(tmp_path)
+    assert "not looked for: more than the fold varies" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-1", "seed-2"]
 
 
 def test_errors_on_checked_labels_are_counted(checked_file, tiny_reviews, capsys):

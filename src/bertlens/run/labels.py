@@ -65,11 +65,13 @@ def write_fold(folder: Path, split: datasets.Dataset, result: tuple[Tensor, Tens
 def gather_folds(sweep: Path) -> None:
     """Write the predictions of all folds into one file, the doubtful labels, and a report of the first if wanted.
 
-    Do nothing where more than the fold varies: then no choice of the other keys is the one that is meant.
+    Write nothing where more than the fold varies: then no choice of the other keys is the one that is meant.
     """
     tables = {path.parent: pq.read_table(path) for path in sorted(sweep.glob(f"*/{PREDICTIONS}"))}
     config: Any = OmegaConf.load(min(sweep.glob(f"*/{HYDRA_FOLDER}")) / "config.yaml")
+    print()
     if len(tables) != config.data.folds * config.data.fold_repeats:
+        say("doubtful", "not looked for: more than the fold varies (data.fold_repeats=2 repeats the folds)")
         return
     table = pa.concat_tables(tables.values()).sort_by([("row", "ascending"), ("fold", "ascending")])
     with atomic_write(sweep / PREDICTIONS) as file:
@@ -79,7 +81,6 @@ def gather_folds(sweep: Path) -> None:
         writer = csv.DictWriter(file, SUSPECT_COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(map(csv_row, suspects))
-    print()
     say("doubtful", f"{len(suspects):,} of {num_reviews:,} labels: {relative(sweep / 'suspects.csv')}")
     if config.report and suspects:
         runs = {table["fold"][0].as_py(): run for run, table in tables.items()}
