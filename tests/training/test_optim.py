@@ -87,18 +87,20 @@ def test_weight_decay_shrinks_by_the_rate_times_the_decay(classifier_with):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup", "factors"),
+    ("schedule", "warmup", "end_factor", "factors"),
     [
-        ("constant", 0.0, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
-        ("constant", 0.3, [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1, 1, 1, 1]),
-        ("linear", 0.0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]),
-        ("linear", 0.2, [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]),
-        ("cosine", 0.0, [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
-        ("cosine", 0.2, [1 / 3, 2 / 3, 1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060, 0]),
+        ("constant", 0.0, 0, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("constant", 0.3, 0, [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("linear", 0.0, 0, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]),
+        ("linear", 0.2, 0, [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]),
+        ("cosine", 0.0, 0, [(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)]),
+        ("cosine", 0.2, 0, [1 / 3, 2 / 3, 1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060, 0]),
+        ("linear", 0.2, 0.2, [1 / 3, 2 / 3, 1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]),
+        ("cosine", 0.0, 0.5, [(3 + math.cos(math.pi * step / 10)) / 4 for step in range(11)]),
     ],
 )
-def test_schedules_are_those_worked_by_hand(classifier_with, schedule, warmup, factors):
-    settings = OptimizerSettings(lr=1e-3, head_lr=1e-2, schedule=schedule, warmup=warmup)
+def test_schedules_are_those_worked_by_hand(classifier_with, schedule, warmup, end_factor, factors):
+    settings = OptimizerSettings(lr=1e-3, head_lr=1e-2, schedule=schedule, warmup=warmup, end_factor=end_factor)
     optimizer = build_optimizer(classifier_with(), settings)
     scheduler = build_schedule(optimizer, settings, num_steps=10)
     seen = []
@@ -130,6 +132,8 @@ def test_a_run_of_a_step_or_two_has_a_schedule_too(classifier_with, num_steps):
         {"schedule": "polynomial"},
         {"warmup": 1.0},
         {"warmup": -0.1},
+        {"end_factor": 1.1},
+        {"end_factor": 0.1},
     ],
     ids=str,
 )

@@ -36,11 +36,11 @@ def build_optimizer(
 def build_schedule(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, *, num_steps: int) -> LambdaLR:
     """Return linear warm-up, followed by the chosen schedule until `num_steps`."""
     warmup_steps = round(settings.warmup * num_steps)
-    schedule = SCHEDULES[settings.schedule]
+    schedule, end = SCHEDULES[settings.schedule], settings.end_factor
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        return schedule(max(0.0, (num_steps - step) / max(1, num_steps - warmup_steps)))
+        return end + (1 - end) * schedule(max(0.0, (num_steps - step) / max(1, num_steps - warmup_steps)))
 
     return LambdaLR(optimizer, factor)

@@ -22,13 +22,20 @@ class OptimizerSettings:
     weight_decay: float = setting(0.0, "decoupled weight decay (AdamW); 0 is Adam", at_least=0, affects="steps")
     schedule: str = setting(
         "constant",
-        "constant, or down to 0 at the last step: linear, or cosine (half a period)",
+        "constant, or falling until the last step: linear, or cosine (half a period)",
         choices=("constant", "linear", "cosine"),
         affects="steps",
+    )
+    end_factor: float = setting(
+        0.0, "share of the learning rate that a falling schedule ends at", at_least=0, at_most=1, affects="steps"
     )
     warmup: float = setting(
         0.0, "share of all steps over which the learning rate rises from 0", at_least=0, below=1, affects="steps"
     )
+
+    def conflicts(self, prefix: str = "optimizer.") -> Iterator[str]:
+        if self.end_factor and self.schedule == "constant":
+            yield f"{prefix}end_factor={self.end_factor}: needs a falling schedule, {prefix}schedule=linear or cosine"
 
 
 @dataclass(kw_only=True)
