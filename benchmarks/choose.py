@@ -50,7 +50,8 @@ def measure(given: str, arguments: argparse.Namespace) -> dict[str, Any]:
     paths = [f"data.path={arguments.reviews.resolve()}", f"cache_dir={folder.parent}/cache"]
     paths += [f"hydra.run.dir='{folder}'", "checkpoint.every_n_steps=100"]  # goes on by itself from where it stopped
     command = [sys.executable, str(ROOT / "train.py"), *SHARED, *given.split(), *paths]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if not (folder / "metrics.json").is_file():
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     return read(given, folder)
 
 
