@@ -157,13 +157,14 @@ def checked_file(tmp_path):
     return write
 
 
-def test_no_labels_are_doubted_where_more_than_the_fold_varies(tmp_path, capsys):
+@pytest.mark.parametrize("folds", [1, 5], ids=["more than the fold varies", "some folds only"])
+def test_no_labels_are_doubted_unless_each_fold_is_there_once(folds, tmp_path, capsys):
     for job in ("seed-1", "seed-2"):
         (tmp_path / job / ".hydra").mkdir(parents=True)
-        (tmp_path / job / ".hydra" / "config.yaml").write_text("data: {folds: 1, fold_repeats: 1}")
+        (tmp_path / job / ".hydra" / "config.yaml").write_text(f"data: {{folds: {folds}, fold_repeats: 1}}")
         pq.write_table(pa.table({"row": [0]}), tmp_path / job / "predictions.parquet")
     gather_folds(tmp_path)
-    assert "not looked for: more than the fold varies" in capsys.readouterr().out
+    assert "doubtful  not looked for: needs each fold once, and no other key that varies" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-1", "seed-2"]
 
 

@@ -65,13 +65,16 @@ def write_fold(folder: Path, split: datasets.Dataset, result: tuple[Tensor, Tens
 def gather_folds(sweep: Path) -> None:
     """Write the predictions of all folds into one file, the doubtful labels, and a report of the first if wanted.
 
-    Write nothing where more than the fold varies: then no choice of the other keys is the one that is meant.
+    Write nothing unless each fold is there once: of several choices of the other keys, none is the one that is meant.
     """
     tables = {path.parent: pq.read_table(path) for path in sorted(sweep.glob(f"*/{PREDICTIONS}"))}
     config: Any = OmegaConf.load(min(sweep.glob(f"*/{HYDRA_FOLDER}")) / "config.yaml")
     print()
     if len(tables) != config.data.folds * config.data.fold_repeats:
-        say("doubtful", "not looked for: more than the fold varies (data.fold_repeats=2 repeats the folds)")
+        say(
+            "doubtful",
+            "not looked for: needs each fold once, and no other key that varies (data.fold_repeats=2 repeats them)",
+        )
         return
     table = pa.concat_tables(tables.values()).sort_by([("row", "ascending"), ("fold", "ascending")])
     with atomic_write(sweep / PREDICTIONS) as file:
