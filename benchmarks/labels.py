@@ -113,7 +113,7 @@ def find_doubts(
         with atomic_write(file) as written_file:
             pq.write_table(table, written_file)
     folds = [f"data.folds={NUM_FOLDS}", f"data.fold_repeats={arguments.repeats}", f"hydra.sweep.dir={folder}"]
-    run("train.py", f"data.train_file={file}", *overrides, *folds)
+    run("train.py", f"data.train_file={file}", f"cache_dir={arguments.work / 'cache'}", *overrides, *folds)
     rows = pq.read_table(folder / "predictions.parquet").to_pandas()
     labels, texts = table["label"].to_numpy(), np.array(table["text"].to_pylist(), dtype=object)
     rows["doubt"] = 1 - np.where(labels[rows["row"]] == 1, rows["probability of 1"], rows["probability of 0"])
@@ -139,8 +139,8 @@ def measure_curve(arguments: argparse.Namespace, overrides: list[str]) -> dict[s
     """Return the validation accuracy by the number of training reviews. No test reviews are measured."""
     folder, sizes = arguments.work / "curve", ",".join(map(str, arguments.sizes))
     most = [] if arguments.num_reviews is None else [f"data.max_reviews={arguments.num_reviews}"]
-    given = [f"data.path={arguments.reviews}", f"data.train_reviews={sizes}", f"hydra.sweep.dir={folder}", *most]
-    run("train.py", "-m", *overrides, *given, "test=false")
+    paths = [f"data.path={arguments.reviews}", f"cache_dir={arguments.work / 'cache'}", f"hydra.sweep.dir={folder}"]
+    run("train.py", "-m", *paths, *overrides, f"data.train_reviews={sizes}", *most, "test=false")
     with (folder / "sweep.csv").open(encoding="utf-8") as file:
         rows = {int(row["data.train_reviews"]): float(row["val/accuracy"]) for row in csv.DictReader(file)}
     return {"found": {"validation accuracy": {str(size): rows[size] for size in sorted(rows)}}}
@@ -149,9 +149,11 @@ def measure_curve(arguments: argparse.Namespace, overrides: list[str]) -> dict[s
 def count_errors(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """Return the errors on the test reviews by what people said of the label. Nothing is trained."""
     folder = arguments.work / "errors"
-    given = [f"data.path={arguments.reviews}", f"checked_labels={arguments.checked}", f"hydra.run.dir={folder}"]
-    run("evaluate.py", f"checkpoint={arguments.checkpoint}", "overwrite=true", *given, *overrides)
-    return {"found": json.loads((folder / "metrics.json").read_text())["checked_labels"]}
+    paths = [f"data.path={arguments.reviews}", f"cache_dir={arguments.work / 'cache'}", f"hydra.run.dir={folder}"]
+    given = [f"checkpoint={arguments.checkpoint}", f"checked_labels={arguments.checked}", "overwrite=true"]
+    run("evaluate.py", *paths, *given, *overrides)
+    counts = json.loads((folder / "metrics.json").read_text())["checked_labels"]
+    return {"checkpoint": arguments.checkpoint.name, "found": counts}
 
 
 def read(path: Path, num_reviews: int | None) -> pa.Table:

@@ -241,10 +241,12 @@ def labels(found: dict[str, Any]) -> str:
         )
     if "errors" in found:
         errors = found["errors"]["found"]
+        preset, _, seed = found["errors"]["checkpoint"].partition("_")
         wrong, unclear = (errors[name] / errors["errors"] for name in ("wrong", "unclear"))
         sentences.append(
-            f"Of the {errors['errors']:,} errors of `experiment=balanced`, seed 1, on the test reviews, {wrong:.1%} "
-            f"lie on labels that people call wrong and {unclear:.1%} on unclear ones, of {errors['checked']} looked at."
+            f"Of the {errors['errors']:,} errors of `experiment={preset}`, seed {seed}, on the test reviews, "
+            f"{wrong:.1%} lie on labels that people call wrong and {unclear:.1%} on unclear ones, of "
+            f"{errors['checked']} looked at."
         )
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
@@ -253,8 +255,8 @@ def labels(found: dict[str, Any]) -> str:
     measured: dict[str, list[str]] = {}
     for name, said in {"real": "people's answers", "flips": "flipped labels", "curve": "numbers of reviews"}.items():
         if name in found:
-            given = [each for each in found[name]["overrides"] if each != "--" and not each.startswith("cache_dir=")]
-            measured.setdefault(f"`{' '.join(given)}` on {measured_on(found[name])}", []).append(said)
+            given = " ".join(found[name]["overrides"])
+            measured.setdefault(f"`{given}` on {measured_on(found[name])}", []).append(said)
     how = "; ".join(f"{', '.join(said)}: {on}" for on, said in measured.items())
     sentences.append(f"Measured with `benchmarks/labels.py`: {how}.")
     return " ".join(sentences)
