@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/labels"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/labels.json"))
     parser.add_argument("--checkpoint", type=Path, help="a run's folder, for errors")
-    parser.add_argument("--steps", nargs="*", default=["real", "flips", "curve"], choices=list(STEPS))
+    parser.add_argument("--only", choices=list(STEPS), help="one step; all but errors if not given")
     parser.add_argument("--repeats", type=int, default=1, help="of the folds")
     parser.add_argument("--num-reviews", type=int, help="of each split, to try this out")
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     arguments, overrides = parser.parse_known_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
-    for name in arguments.steps:
+    for name in [arguments.only] if arguments.only else list(STEPS)[:3]:
         if name not in results:
             results[name] = STEPS[name](arguments, overrides) | {"overrides": overrides} | environment()
             write_json(arguments.out, {"what": "benchmarks/labels.py"} | results)
