@@ -20,7 +20,6 @@ from typing import Any
 from bertlens.run.folder import environment, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-VARIED = ("data.max_length", "model.trainable_layers", "trainer.max_epochs", "optimizer.lr", "model.hidden_dropout")
 SHARED = ("experiment=balanced", "model=minilm", "data.validation_fraction=0.2", "test=false", "report=false")
 
 
@@ -60,7 +59,6 @@ def read(given: str, folder: Path) -> dict[str, Any]:
     run = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {
         "given": given,
-        "settings": {name: run["settings"].get(name) for name in VARIED},
         "accuracy": run["metrics"]["val/accuracy"],
         "validation loss": run["history"][-1]["val/loss"],
         "history": run["history"],
