@@ -242,11 +242,11 @@ def labels(found: dict[str, Any]) -> str:
     if "errors" in found:
         errors = found["errors"]["found"]
         preset, _, seed = found["errors"]["checkpoint"].partition("_")
-        wrong, unclear = (errors[name] / errors["errors"] for name in ("wrong", "unclear"))
+        wrong, unclear, right = (errors[name] for name in ("wrong", "unclear", "right"))
         sentences.append(
-            f"Of the {errors['errors']:,} errors of `experiment={preset}`, seed {seed}, on the test reviews, "
-            f"{wrong:.1%} lie on labels that people call wrong and {unclear:.1%} on unclear ones, of "
-            f"{errors['checked']} looked at."
+            f"`experiment={preset}`, seed {seed}, errs on {errors['errors']:,} test reviews. People looked at the "
+            f"labels of {wrong + unclear + right} of them and call {wrong} wrong ({wrong / errors['errors']:.1%} of "
+            f"all errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right."
         )
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
@@ -258,7 +258,7 @@ def labels(found: dict[str, Any]) -> str:
             given = " ".join(found[name]["overrides"])
             measured.setdefault(f"`{given}` on {measured_on(found[name])}", []).append(said)
     how = "; ".join(f"{', '.join(said)}: {on}" for on, said in measured.items())
-    sentences.append(f"Measured with `benchmarks/labels.py`: {how}.")
+    sentences.append(f"Measured with `benchmarks/labels.py`{': ' * bool(how)}{how}.")
     return " ".join(sentences)
 
 
