@@ -54,7 +54,7 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     results = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
-    for name in [arguments.only] if arguments.only else list(STEPS)[:3]:
+    for name in [arguments.only] if arguments.only else [step for step in STEPS if step != "errors"]:
         if name not in results:
             results[name] = STEPS[name](arguments, overrides) | {"overrides": overrides} | environment()
             write_json(arguments.out, {"what": "benchmarks/labels.py"} | results)
@@ -113,7 +113,7 @@ def find_doubts(
         with atomic_write(file) as written_file:
             pq.write_table(table, written_file)
     folds = [f"data.folds={NUM_FOLDS}", f"data.fold_repeats={arguments.repeats}", f"hydra.sweep.dir={folder}"]
-    run("train.py", f"data.train_file={file}", f"cache_dir={arguments.work / 'cache'}", *overrides, *folds)
+    run("train.py", arguments.work, f"data.train_file={file}", *overrides, *folds)
     rows = pq.read_table(folder / "predictions.parquet").to_pandas()
     labels, texts = table["label"].to_numpy(), np.array(table["text"].to_pylist(), dtype=object)
     rows["doubt"] = 1 - np.where(labels[rows["row"]] == 1, rows["probability of 1"], rows["probability of 0"])
@@ -139,8 +139,8 @@ def measure_curve(arguments: argparse.Namespace, overrides: list[str]) -> dict[s
     """Return the validation accuracy by the number of training reviews. No test reviews are measured."""
     folder, sizes = arguments.work / "curve", ",".join(map(str, arguments.sizes))
     most = [] if arguments.num_reviews is None else [f"data.max_reviews={arguments.num_reviews}"]
-    paths = [f"data.path={arguments.reviews}", f"cache_dir={arguments.work / 'cache'}", f"hydra.sweep.dir={folder}"]
-    run("train.py", "-m", *paths, *overrides, f"data.train_reviews={sizes}", *most, "test=false")
+    given = [f"data.path={arguments.reviews}", f"data.train_reviews={sizes}", f"hydra.sweep.dir={folder}", *most]
+    run("train.py", arguments.work, "-m", *overrides, *given, "test=false")
     with (folder / "sweep.csv").open(encoding="utf-8") as file:
         rows = {int(row["data.train_reviews"]): float(row["val/accuracy"]) for row in csv.DictReader(file)}
     return {"found": {"validation accuracy": {str(size): rows[size] for size in sorted(rows)}}}
@@ -149,9 +149,8 @@ def measure_curve(arguments: argparse.Namespace, overrides: list[str]) -> dict[s
 def count_errors(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """Return the errors on the test reviews by what people said of the label. Nothing is trained."""
     folder = arguments.work / "errors"
-    paths = [f"data.path={arguments.reviews}", f"cache_dir={arguments.work / 'cache'}", f"hydra.run.dir={folder}"]
-    given = [f"checkpoint={arguments.checkpoint}", f"checked_labels={arguments.checked}", "overwrite=true"]
-    run("evaluate.py", *paths, *given, *overrides)
+    given = [f"data.path={arguments.reviews}", f"checked_labels={arguments.checked}", f"hydra.run.dir={folder}"]
+    run("evaluate.py", arguments.work, f"checkpoint={arguments.checkpoint}", "overwrite=true", *given, *overrides)
     counts = json.loads((folder / "metrics.json").read_text())["checked_labels"]
     return {"checkpoint": arguments.checkpoint.name, "found": counts}
 
@@ -162,8 +161,9 @@ def read(path: Path, num_reviews: int | None) -> pa.Table:
     return table.take(rows)
 
 
-def run(script: str, *overrides: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / script), *overrides], check=True)
+def run(script: str, work: Path, *overrides: str) -> None:
+    """Run an entry point with its features in `work`."""
+    subprocess.run([sys.executable, str(ROOT / script), f"cache_dir={work / 'cache'}", *overrides], check=True)
 
 
 STEPS = {"real": measure_real, "flips": measure_flips, "curve": measure_curve, "errors": count_errors}

@@ -244,21 +244,22 @@ def labels(found: dict[str, Any]) -> str:
         preset, _, seed = found["errors"]["checkpoint"].partition("_")
         wrong, unclear, right = (errors[name] for name in ("wrong", "unclear", "right"))
         sentences.append(
-            f"`experiment={preset}`, seed {seed}, errs on {errors['errors']:,} test reviews. People looked at the "
-            f"labels of {wrong + unclear + right} of them and call {wrong} wrong ({wrong / errors['errors']:.1%} of "
-            f"all errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right."
+            f"`experiment={preset}`, seed {seed}, predicts {errors['errors']:,} test reviews wrong. People looked at "
+            f"the labels of {wrong + unclear + right} of them and call {wrong} wrong ({wrong / errors['errors']:.1%} "
+            f"of all errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right."
         )
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
         curve = ", ".join(f"{accuracy:.1%} with {int(size):,}" for size, accuracy in by_size.items())
         sentences.append(f"Validation accuracy by the number of training reviews: {curve}.")
     measured: dict[str, list[str]] = {}
-    for name, said in {"real": "people's answers", "flips": "flipped labels", "curve": "numbers of reviews"}.items():
+    what = {"real": "people's answers", "flips": "flipped labels", "errors": "errors", "curve": "numbers of reviews"}
+    for name, said in what.items():
         if name in found:
             given = " ".join(found[name]["overrides"])
-            measured.setdefault(f"`{given}` on {measured_on(found[name])}", []).append(said)
-    how = "; ".join(f"{', '.join(said)}: {on}" for on, said in measured.items())
-    sentences.append(f"Measured with `benchmarks/labels.py`{': ' * bool(how)}{how}.")
+            measured.setdefault(f"by `{given}` " * bool(given) + f"on {measured_on(found[name])}", []).append(said)
+    how = "; ".join(f"{', '.join(names)} {on}" for on, names in measured.items())
+    sentences.append(f"Measured with `benchmarks/labels.py`: {how}.")
     return " ".join(sentences)
 
 

@@ -67,15 +67,16 @@ def gather_folds(sweep: Path) -> None:
 
     Write nothing unless each fold is there once: of several choices of the other keys, none is the one that is meant.
     """
-    tables = {path.parent: pq.read_table(path) for path in sorted(sweep.glob(f"*/{PREDICTIONS}"))}
+    paths = sorted(sweep.glob(f"*/{PREDICTIONS}"))
     config: Any = OmegaConf.load(min(sweep.glob(f"*/{HYDRA_FOLDER}")) / "config.yaml")
     print()
-    if len(tables) != config.data.folds * config.data.fold_repeats:
+    if len(paths) != config.data.folds * config.data.fold_repeats:
         say(
             "doubtful",
             "not looked for: needs each fold once, and no other key that varies (data.fold_repeats=2 repeats them)",
         )
         return
+    tables = {path.parent: pq.read_table(path) for path in paths}
     table = pa.concat_tables(tables.values()).sort_by([("row", "ascending"), ("fold", "ascending")])
     with atomic_write(sweep / PREDICTIONS) as file:
         pq.write_table(table.drop_columns("text"), file)
