@@ -303,6 +303,7 @@ def report(reviews: Reviews, rows: Path, out: Path, figure: Path) -> list[dict[s
         name, parts = f"{AVERAGED} + {LINEAR}", [AVERAGED, LINEAR_LOG_ODDS]
         scores[name] = torch.stack([scores[part] for part in parts]).mean(dim=0)
         found[name] = found[AVERAGED] | {key: sum(found[part][key] for part in parts) for key in ("seconds", "bytes")}
+        del found[name]["preset"]  # a neighbour, not one of ours
     is_positive = torch.from_numpy(reviews.labels["test"] == 1)
     right = {name: (each > 0) == is_positive for name, each in scores.items()}
     table = []
