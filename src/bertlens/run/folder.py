@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from bertlens.config import TrainConfig
 from bertlens.errors import InputError
 from bertlens.system import stopping
+from bertlens.system.escape import one_line_of
 from bertlens.system.files import atomic_write, relative
 from bertlens.system.settings import keys, values
 from bertlens.system.stopping import is_main_process
@@ -276,7 +277,7 @@ def read_predictions(path: Path, texts: Sequence[str], label_names: Sequence[str
         table = pq.read_table(path, columns=["text", *names])
         probabilities = torch.tensor([table[name].to_pylist() for name in names]).T
     except (OSError, ValueError, LookupError, TypeError) as error:
-        cause = " ".join(str(error).split())
+        cause = one_line_of(str(error))[:200]
         raise InputError(f"against={path}: no predictions.parquet of {', '.join(label_names)} ({cause})") from error
     if table["text"].to_pylist() != list(texts):
         raise InputError(f"against={path}: predictions of other reviews; evaluate both on the same ones")

@@ -68,9 +68,12 @@ def write_table(folder: Path) -> bool:
 
         gather_folds(folder)
     print()
+    failed: dict[str, list[str]] = {}
     for row in rows:
         if "error" in row:
-            print(one_line_of(f"failed: {row['run']}: {row['error']}"))
+            failed.setdefault(row["error"], []).append(row["run"])
+    for error, runs in failed.items():
+        print(one_line_of(f"failed: {', '.join(runs)}: {error}"))
     for wrote in (folder / "sweep.csv", folder / "sweep.png"):
         if wrote.is_file():
             print(one_line_of(relative(wrote)))
