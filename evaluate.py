@@ -49,7 +49,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> dict[str, float]:
         if other is not None:
             assert config.against is not None
             split = data.reviews["test"]
-            more["against"] = summary.write_comparison(run, config.against, explainer, other, split, module.test_result)
+            names = relative(path), config.against
+            more["against"] = summary.write_comparison(run, names, explainer, other, split, module.test_result)
         if config.faithfulness.reviews is not None:
             summary.write_faithfulness(run, config.faithfulness, explainer, data.reviews["test"], module.test_result)
         if config.report:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,9 @@ def test_two_classifiers_are_compared_on_the_same_reviews(tiny_run, tmp_path, ru
     assert (found["num_only_one"] - found["num_only_other"]) / 80 == pytest.approx(found["difference"])
     page = (tmp_path / "a" / "disagreements.html").read_text()
     assert page.count("Predicted: <b>") == 2 * page.count("<caption>") > 0
+    assert len(set(re.findall(r"\d+ more: [^<]*", page))) == 1  # both by the same methods
+    assert str(tmp_path / "one" / "checkpoints" / "best.ckpt") in page
+    assert "<b>Contribution to the prediction</b>" in page
     # the same from a file of predictions
     run_task("evaluate", tmp_path / "b", f"checkpoint={tmp_path / 'other'}", cache, "trainer.accelerator=cpu")
     run_task("evaluate", tmp_path / "c", *options, f"against={tmp_path / 'b' / 'predictions.parquet'}")

@@ -383,7 +383,7 @@ def build_other(config: EvaluateConfig, data: ReviewDataModule) -> tuple[Callabl
     classifier, tokenizer = restore(checkpoint)
     other = evaluation_data(config, checkpoint.info, tokenizer, reviews=data.reviews)
     other.setup("test")
-    explainer = Explainer(classifier, tokenizer, checkpoint.info)
+    explainer = Explainer(classifier, tokenizer, checkpoint.info, methods=config.faithfulness.methods)
     return lambda: measure(config, classifier, checkpoint, other).test_result[2], explainer
 
 

@@ -94,7 +94,7 @@ def test_a_signed_row_has_two_colors_and_says_what_it_adds_up_to() -> None:
     assert "".join(Elements(first).text) == (
         "Predicted: positive, 75.0 % sureWords with the largest contribution: good for positive for negative"
         "The logit of positive minus that of negative is 1.00: -0.75 when nothing is read (negative, 80.0 % sure), and "
-        "1.75 by what is read.Contribution: Contribution [CLS] good film"
+        "1.75 by what is read.Contribution [CLS] good film"
     )
     assert "".join(Elements(others).text).startswith("2 more: Attention, layer 6Attention, layer 6: Mean of the heads")
     shown = re.findall(r"rgb\((\d+),(\d+),(\d+)\)\"> (.*?)<", first)

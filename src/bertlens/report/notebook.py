@@ -100,7 +100,8 @@ class Explanation(ExplainedReview):
 
 def _picture(review: ExplainedReview, row: MethodRow) -> str:
     """Return the word pieces before [SEP], each on white to full color by its number; the largest is in full color."""
-    parts = [f'<p><b>{row.method.name}: {row.name}</b><br><span style="unicode-bidi:isolate">']
+    title = ": ".join(dict.fromkeys((row.method.name, row.name)))
+    parts = [f'<p><b>{title}</b><br><span style="unicode-bidi:isolate">']
     for token, offset, share in zip(review.tokens, review.offsets, classic_scale(row.values), strict=True):
         if token == "[SEP]" and is_special(offset):
             break

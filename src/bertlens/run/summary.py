@@ -164,13 +164,13 @@ def write_faithfulness(
 
 def write_comparison(
     run: Run,
-    against: str,
+    names: tuple[str, str],
     explainer: Explainer,
     other: tuple[Callable[[], Tensor], Explainer | None],
     split: datasets.Dataset,
     predictions: Predictions,
 ) -> dict[str, Any]:
-    """Compare predictions with those of another classifier, and show the reviews on which they differ."""
+    """Compare the predictions of two classifiers, by name, and show the reviews on which they differ."""
     predict, other_explainer = other
     rows, labels, probabilities = predictions
     with run.stage("against"):
@@ -182,21 +182,21 @@ def write_comparison(
         accuracies = " and ".join(f"{float((each == labels).double().mean()):.4f}" for each in verdicts)
         low, high = found.interval
         lines = (
-            f"{against}: accuracy {accuracies}, difference {found.difference:+.4f} (95 %: {low:+.4f} to {high:+.4f})",
+            f"{names[1]}: accuracy {accuracies}, difference {found.difference:+.4f} (95 %: {low:+.4f} to {high:+.4f})",
             f"McNemar's p = {found.p:.2g}: {found.num_only_one:,} reviews only this one predicts right, "
             f"{found.num_only_other:,} only the other",
         )
         write_disagreements(
             run.folder / "disagreements.html",
             reviews_to_explain(split, rows[differing].tolist()),
-            ["this one", against],
+            names,
             [each for each in (explainer, other_explainer) if each is not None],
-            summary="; ".join(lines),
+            summary=f"{names[0]} against {'; '.join(lines)}",
             alone="the other verdict, from a file without reasons",
         )
     for label, line in zip(("against", ""), lines, strict=True):
         say(label, line)
-    return found._asdict() | {"path": against}
+    return found._asdict() | {"path": names[1]}
 
 
 def print_features(folder: Path) -> None:
