@@ -96,7 +96,8 @@ def _print_jobs(folder: Path, rows: list[dict[str, Any]], columns: list[str]) ->
         with atomic_write(folder / "sweep.png") as file:
             figure.savefig(file, format="png", dpi=120)
     log_sweep_table(folder, [*keys, *measured], cells, keys=varying, figure=figure)
-    _print_table(f"{count_of(len(rows), 'run')}, best validation accuracy first", [*keys, *measured], cells)
+    order = ", best validation accuracy first" if ranked else ""
+    _print_table(f"{count_of(len(rows), 'run')}{order}", [*keys, *measured], cells)
     if repeats := [what for name, what in REPEATS.items() if name in varying]:
         title = f"mean and standard deviation over the {' and '.join(repeats)}"
         _print_table(title, [*others, *measured], _cells(rows, others, measured))
