@@ -110,7 +110,7 @@ class DataSettings:
             yield f"{', '.join(named)}: not read with {prefix}source={self.source}; set data=files or leave it out"
         if self.folds is None and self.fold is not None:
             yield f"{prefix}fold={self.fold}: needs {prefix}folds, the number of folds"
-        if self.folds is not None and self.folds > 1 and self.fold is None:
+        if (self.folds or 0) > 1 and self.fold is None:
             yield f"{prefix}folds={self.folds}: type it on the command line, which runs all folds, or name {prefix}fold"
         if self.folds is not None and (self.fold or 1) > (most := self.folds * self.fold_repeats):
             yield f"{prefix}fold={self.fold}: there are {most} ({prefix}folds * {prefix}fold_repeats)"
