@@ -9,7 +9,7 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,75 +192,105 @@ def presets(found: dict[str, Any]) -> str:
 
 @written_from("neighbours")
 def neighbours(found: dict[str, Any]) -> str:
-    """Every row of the same test reviews, best first."""
-    by_seed = ""
-    for name, seeds in found.get("seeds", {}).items():
-        more = ", ".join(f"{each['num_only_one'] - each['num_only_other']:+,} (p = {each['p']:.1g})" for each in seeds)
-        by_seed += f"`{name}` against {found['presets against']}, reviews right by seed: {more}. "
-    lines = ["| | test reviews right | 95 % interval | minutes | MB | on |", "|---|---:|---:|---:|---:|---|"]
+    """Every row of the same test reviews, best first, then each seed of our presets against NB-SVM."""
+    lines = [
+        "| | test reviews right | 95 % interval | p against `balanced` | minutes | MB | measured on |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
     for row in found["rows"]:
         name = f"`experiment={row['name']}`" if row["name"] == row.get("preset") else row["name"]
         low, high = row["interval"]
-        cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", f"{row['minutes']:.1f}", f"{row['megabytes']:,.0f}"]
-        cells.append(machine_of(row))
-        if "against balanced" in row and row["against balanced"]["p"] > 0.05:
-            cells[0] += " (not told apart from `balanced`: McNemar's p > .05)"
-        lines.append(f"| {' | '.join([name, *cells])} |")
+        p = _p(row["against balanced"]) if "against balanced" in row else ""
+        cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", p, f"{row['minutes']:.1f}"]
+        lines.append(_row(name, [*cells, f"{row['megabytes']:,.0f}", machine_of(row)]))
     lines += [
         "",
-        f"The same {found['num_test']:,} test reviews for all, the test's time included. MB: what has to be kept to "
-        f"classify. {by_seed}`python benchmarks/neighbours.py --reviews path/to/imdb`.",
-        "",
-        "![Accuracy with its interval, and minutes, of each](docs/neighbours.png)",
+        f"All rows are of the same {found['num_test']:,} test reviews; of a preset, the first seed. p: McNemar's test. "
+        "Minutes are those of training and test. MB: what has to be kept to classify. "
+        "`python benchmarks/neighbours.py --reviews path/to/imdb`.",
     ]
-    return "\n".join(lines)
+    if seeds := found.get("seeds"):
+        numbers = sorted({each["seed"] for runs in seeds.values() for each in runs})
+        lines += [
+            "",
+            _row(f"reviews right more than by {found['presets against']}", [f"seed {n}" for n in numbers]),
+            f"|---|{'---:|' * len(numbers)}",
+        ]
+        for name, runs in seeds.items():
+            more = {each["seed"]: f"{_surplus(each):+,} (p {_p(each)})" for each in runs}
+            lines.append(_row(f"`experiment={name}`", [more.get(n, "–") for n in numbers]))
+    return "\n".join([*lines, "", "![Accuracy with its interval, and minutes, of each](docs/neighbours.png)"])
+
+
+def _p(compared: dict[str, Any]) -> str:
+    return f"{compared['p']:.2g}" if compared["p"] >= 0.001 else "< 0.001"
+
+
+def _surplus(compared: dict[str, Any]) -> int:
+    return compared["num_only_one"] - compared["num_only_other"]
 
 
 @written_from("labels")
 def labels(found: dict[str, Any]) -> str:
-    """How well doubtful labels are found, and accuracy by the number of reviews."""
-    sentences = []
+    """How well doubtful labels are found, how many errors lie on wrong labels, and accuracy by number of reviews."""
+    lines = ["| | `data.folds=5` | NB-SVM, same folds |", "|---|---:|---:|"]
+    methods = ("folds", "NB-SVM")
     if "real" in found:
         real, checked = found["real"]["found"], found["real"]["found"]["checked"]
-        first = {name: real[name]["first 100"] for name in ("folds", "NB-SVM")}
-        sentences.append(
-            f"On IMDb's test reviews as a training set, of the first 100 suspects {first['folds']['checked']} had been "
-            f"looked at by people, who call {first['folds']['wrong']} wrong and {first['folds']['unclear']} unclear "
-            f"(NB-SVM on the same folds: {first['NB-SVM']['checked']}, {first['NB-SVM']['wrong']}, "
-            f"{first['NB-SVM']['unclear']}). Over the {sum(checked.values())} that were looked at, {checked['wrong']} "
-            f"of them wrong, average precision is {real['folds']['average precision, wrong']:.2f} (NB-SVM "
-            f"{real['NB-SVM']['average precision, wrong']:.2f})."
+        name = "average precision, wrong"
+        lines.append(
+            _row(
+                f"average precision, labels checked by people ({checked['wrong']} of {sum(checked.values())} wrong)",
+                [f"{real[method][name]:.2f}" for method in methods],
+            )
         )
+        for first in (name for name in real["folds"] if name.startswith("first ")):
+            counts = [real[method][first] for method in methods]
+            lines.append(
+                _row(
+                    f"{first} suspects, of those checked",
+                    [f"{each['wrong']} wrong, {each['unclear']} unclear of {each['checked']}" for each in counts],
+                )
+            )
     if "flips" in found:
         flips = found["flips"]["found"]
         number = flips["flipped"]
-        ours, other = (flips[name][f"precision at {number}"] for name in ("folds", "NB-SVM"))
-        sentences.append(
-            f"Of {number} training labels flipped at random, {ours:.0%} are among the first {number} suspects "
-            f"(NB-SVM {other:.0%})."
-        )
+        names = {
+            f"average precision, {number} labels flipped at random": "average precision",
+            f"share of flipped labels in the first {number} suspects": f"precision at {number}",
+        }
+        lines += [_row(what, [f"{flips[method][name]:.2f}" for method in methods]) for what, name in names.items()]
+    if "curve" in found:
+        by_size = found["curve"]["found"]["validation accuracy"]
+        lines += [
+            "",
+            _row("training reviews", [f"{int(size):,}" for size in by_size]),
+            f"|---|{'---:|' * len(by_size)}",
+        ]
+        lines.append(_row("validation accuracy", [f"{accuracy:.1%}" for accuracy in by_size.values()]))
+    lines.append("")
     if "errors" in found:
         errors = found["errors"]["found"]
         preset, _, seed = found["errors"]["checkpoint"].partition("_")
         wrong, unclear, right = (errors[name] for name in ("wrong", "unclear", "right"))
-        sentences.append(
+        lines.append(
             f"`experiment={preset}`, seed {seed}, predicts {errors['errors']:,} test reviews wrong. People looked at "
-            f"the labels of {wrong + unclear + right} of them and call {wrong} wrong ({wrong / errors['errors']:.1%} "
-            f"of all errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right."
+            f"{wrong + unclear + right} of their labels and call {wrong} wrong ({wrong / errors['errors']:.1%} of the "
+            f"errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right."
         )
-    if "curve" in found:
-        by_size = found["curve"]["found"]["validation accuracy"]
-        curve = ", ".join(f"{accuracy:.1%} with {int(size):,}" for size, accuracy in by_size.items())
-        sentences.append(f"Validation accuracy by the number of training reviews: {curve}.")
-    measured: dict[str, list[str]] = {}
-    what = {"real": "people's answers", "flips": "flipped labels", "errors": "errors", "curve": "numbers of reviews"}
-    for name, said in what.items():
-        if name in found:
-            given = " ".join(found[name]["overrides"])
-            measured.setdefault(f"by `{given}` " * bool(given) + f"on {measured_on(found[name])}", []).append(said)
-    how = "; ".join(f"{', '.join(names)} {on}" for on, names in measured.items())
-    sentences.append(f"Measured with `benchmarks/labels.py`: {how}.")
-    return " ".join(sentences)
+    what = {
+        "real": "checked labels (of the test reviews, trained on)",
+        "flips": "flipped labels",
+        "curve": "numbers of training reviews",
+    }
+    how = [f"{said} `{' '.join(found[name]['overrides'])}`" for name, said in what.items() if name in found]
+    machines = dict.fromkeys(measured_on(found[name]) for name in (*what, "errors") if name in found)
+    lines.append(f"\n`benchmarks/labels.py`: {', '.join(how)}; measured on {' and '.join(machines)}.")
+    return "\n".join(lines)
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"| {' | '.join([name, *cells])} |"
 
 
 @written_from("take_along")

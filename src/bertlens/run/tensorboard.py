@@ -26,7 +26,10 @@ LAYOUT["test, with 95 % interval"] = {
     for name in ("accuracy", "f1", "auroc")
 }
 # the metrics of a sweep in HPARAMS, which shows the first five
-SHOWN = ("best/val_accuracy", "test/accuracy", "test/loss", "test/f1", "test/auroc", "test/calibration_error")
+SHOWN = (
+    "val/checkpoint_accuracy",
+    *(f"test/{name}" for name in ("accuracy", "loss", "f1", "auroc", "calibration_error")),
+)
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -45,13 +48,17 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
-        """Log hyperparameters beside the metrics of the kept epoch.
+        """Log hyperparameters beside the checkpoint's metrics.
 
         Left out is Lightning's list of columns: TensorBoard reads that of one run only, and the other runs' keys would
-        not be shown. The kept weights' validation metric has a tag of its own: its curve may have later points.
+        not be shown. The checkpoint's validation metric has a tag of its own: its curve may have later points.
         """
-        kept = {name: value for name, value in (metrics or {}).items() if name.startswith("val/")}
-        self.log_metrics({f"best/{name.replace('/', '_')}": value for name, value in kept.items()}, step)
+        validation = {
+            f"val/checkpoint_{name.removeprefix('val/')}": value
+            for name, value in (metrics or {}).items()
+            if name.startswith("val/")
+        }
+        self.log_metrics(validation, step)
         _, *start_and_end = hparams(params, {})  # type: ignore[no-untyped-call]
         for summary in start_and_end:
             self.experiment.file_writer.add_summary(summary, step)
