@@ -191,7 +191,9 @@ def fit_trainer(reviews: Reviews, work: Path, *, save_steps: int = 50) -> Found:
     num_bytes = sum(each.numel() * each.element_size() for each in trainer.model.parameters())
     test = dataset("test")
     order = np.argsort(test["length"], kind="stable")  # little padding
-    logits = trainer.predict(test.select(order)).predictions
+    trainer.args.train_sampling_strategy = "sequential"  # group_by_length would shuffle the test reviews too
+    logits, labels, _ = trainer.predict(test.select(order))
+    assert np.array_equal(labels, reviews.labels["test"][order])
     scores = np.empty(len(order))
     scores[order] = logits[:, 1].astype(float) - logits[:, 0]
     return Found(scores, num_bytes, before)
