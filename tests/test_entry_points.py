@@ -126,7 +126,7 @@ def test_without_validation_reviews_the_last_epoch_is_kept(tiny_run, tmp_path, r
     run_task("train", run, *tiny_run, "experiment=fast", "data.validation_fraction=0", "data.max_length=48")
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     accuracy = written(run)["metrics"]["test/accuracy"]
-    assert not any(name.startswith(("val/", "calibrated/")) for name in written(run)["metrics"])
+    assert not any(name.startswith(("val/", "test_calibrated/")) for name in written(run)["metrics"])
     options = [f"checkpoint={run}", f"cache_dir={tmp_path / 'cache'}", "trainer.accelerator=cpu"]
     assert run_task("evaluate", tmp_path / "again", *options)["test/accuracy"] == accuracy  # of the averaged weights
     with pytest.raises(InputError, match=r"calibrate=true: the run of .* had no validation reviews"):
@@ -164,8 +164,8 @@ def test_calibrated_probabilities_are_those_divided_by_the_temperature(tiny_run,
     metrics = written(tmp_path / "run")["metrics"]
     found = run_task("evaluate", tmp_path / "a", *options, "calibrate=true")
     for name in ("loss", "brier", "calibration_error"):
-        assert found[f"test/{name}"] == pytest.approx(metrics[f"calibrated/{name}"], abs=1e-5)
-        assert found[f"uncalibrated/{name}"] == pytest.approx(metrics[f"test/{name}"], abs=1e-5)
+        assert found[f"test/{name}"] == pytest.approx(metrics[f"test_calibrated/{name}"], abs=1e-5)
+        assert found[f"test_uncalibrated/{name}"] == pytest.approx(metrics[f"test/{name}"], abs=1e-5)
     assert found["test/accuracy"] == metrics["test/accuracy"]
     table = pq.read_table(tmp_path / "a" / "predictions.parquet")
     text, share = table["text"][0].as_py(), table["probability of positive"][0].as_py()

@@ -111,7 +111,9 @@ def test_a_run_ends_with_what_was_kept_and_what_came_out(few, here, run_task, ca
     assert next(line for line in printed if line.startswith("95 % ")).split()[2] == f"{low:.3f}-{high:.3f}".replace(
         "0.", "."
     )
-    assert {"calibrated/loss", "calibrated/brier", "calibrated/calibration_error"} <= set(content["metrics"])
+    assert {"test_calibrated/loss", "test_calibrated/brier", "test_calibrated/calibration_error"} <= set(
+        content["metrics"]
+    )
     epochs, steps = map(int, re.findall(r"\d+", labelled(printed)["better"]))
     assert labelled(printed)["better"].startswith("with trainer.max_epochs=")
     assert epochs == math.ceil(300 / (steps / 2))

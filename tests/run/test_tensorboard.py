@@ -31,12 +31,12 @@ def test_a_run_logs_its_test_at_the_step_of_the_kept_weights(tiny_run, run_task,
     assert len(accuracies) == len(events.Scalars("val/accuracy")) == 3
     assert accuracies[step] == max(accuracies.values()) == metrics["val/accuracy"]
     assert step < max(accuracies)  # no epoch is better than the first
-    found = [events.Scalars(tag) for tag in ("test/accuracy", "test/loss", "val/checkpoint_accuracy")]
+    found = [events.Scalars(tag) for tag in ("test/accuracy", "test/loss", "val/kept_accuracy")]
     found += [events.Images("test_figures/confusion_matrix"), events.Tensors("test: precision over recall/positive")]
     assert [[event.step for event in each] for each in found] == [[step]] * 5
-    assert events.Scalars("val/checkpoint_accuracy")[0].value == metrics["val/accuracy"]
-    checkpoint_tags = [tag for tag in events.Tags()["scalars"] if "checkpoint" in tag]
-    assert checkpoint_tags == ["val/checkpoint_accuracy"]
+    assert events.Scalars("val/kept_accuracy")[0].value == metrics["val/accuracy"]
+    kept_tags = [tag for tag in events.Tags()["scalars"] if "kept" in tag]
+    assert kept_tags == ["val/kept_accuracy"]
     typed = hparams_of(events, "session_start_info").session_start_info.hparams
     assert (typed["optimizer.lr"].number_value, typed["seed"].number_value) == (0, 7)
     assert typed["trainer.accelerator"].string_value == "cpu"
@@ -93,4 +93,4 @@ def test_a_sweep_leaves_its_table_and_the_columns_that_vary(tmp_path):
     named = hparams_of(events, "experiment").experiment
     assert [info.name for info in named.hparam_infos] == ["optimizer.lr"]
     tags = [info.name.tag for info in named.metric_infos]
-    assert tags[:3] == ["val/checkpoint_accuracy", "test/accuracy", "test/loss"]
+    assert tags[:3] == ["val/kept_accuracy", "test/accuracy", "test/loss"]

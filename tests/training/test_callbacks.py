@@ -146,7 +146,7 @@ def test_averaged_weights_are_saved_resumed_and_tested(fit, make_module, make_da
         other, fresh = make_module(), make_trainer()  # as in another process
         load_weights(other, tmp_path / "whole" / name)
         fresh.test(other, make_data(), verbose=False)
-        kinds = ("test/", "calibrated/")
+        kinds = ("test/", "test_calibrated/")
         assert logged(fresh) == {name: value for name, value in tested.items() if name.startswith(kinds)}
 
 

@@ -228,8 +228,8 @@ def print_result(written: Mapping[str, Any], run_folder: Path) -> None:
         name: "-".join(f"{bound:.3f}".removeprefix("0") for bound in interval)  # short: 80 columns are few
         for name, interval in written.get("intervals", {}).items()
     }
-    after = {stage: metrics.pop(stage) for stage in ("calibrated", "uncalibrated") if stage in metrics}
-    print_table(metrics | ({"95 %": ranges} if ranges else {}) | after)
+    after = {stage: metrics.pop(f"test {stage}", {}) for stage in ("calibrated", "uncalibrated")}
+    print_table({row: cells for row, cells in (metrics | {"95 %": ranges} | after).items() if cells})
     times = {stage: duration(seconds) for stage, seconds in written["seconds"].items()}
     times["total"] = duration(sum(written["seconds"].values()))
     print_table({"time": times, "reviews/s": {name: f"{n:,.0f}" for name, n in written["reviews_per_second"].items()}})

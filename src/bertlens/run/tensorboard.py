@@ -27,7 +27,7 @@ LAYOUT["test, with 95 % interval"] = {
 }
 # the metrics of a sweep in HPARAMS, which shows the first five
 SHOWN = (
-    "val/checkpoint_accuracy",
+    "val/kept_accuracy",
     *(f"test/{name}" for name in ("accuracy", "loss", "f1", "auroc", "calibration_error")),
 )
 
@@ -54,7 +54,7 @@ class RunTensorBoard(TensorBoardLogger):
         not be shown. The checkpoint's validation metric has a tag of its own: its curve may have later points.
         """
         validation = {
-            f"val/checkpoint_{name.removeprefix('val/')}": value
+            f"val/kept_{name.removeprefix('val/')}": value
             for name, value in (metrics or {}).items()
             if name.startswith("val/")
         }

@@ -173,7 +173,7 @@ class ReviewModule(pl.LightningModule):
         self._metrics("test").add(F.cross_entropy(logits, labels), logits.softmax(dim=1), labels)
         found = {f"test/{name}": value.float() for name, value in calibration(logits, labels).items()}
         if self.temperature is not None:
-            other = ("uncalibrated", logits * self.temperature), ("calibrated", logits / self.temperature)
+            other = ("test_uncalibrated", logits * self.temperature), ("test_calibrated", logits / self.temperature)
             name, scaled = other[not self.is_calibrated]
             found |= {f"{name}/{metric}": value.float() for metric, value in calibration(scaled, labels).items()}
         self._log_epoch("test", found)
