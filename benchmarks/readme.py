@@ -233,51 +233,22 @@ def _surplus(compared: dict[str, Any]) -> int:
 @written_from("labels")
 def labels(found: dict[str, Any]) -> str:
     """How well doubtful labels are found, how many errors lie on wrong labels, and accuracy by number of reviews."""
-    lines = ["| | `data.folds=5` | NB-SVM, same folds |", "|---|---:|---:|"]
-    methods = ("folds", "NB-SVM")
-    if "real" in found:
-        real, checked = found["real"]["found"], found["real"]["found"]["checked"]
-        name = "average precision, wrong"
-        lines.append(
-            _row(
-                f"average precision, labels checked by people ({checked['wrong']} of {sum(checked.values())} wrong)",
-                [f"{real[method][name]:.2f}" for method in methods],
-            )
-        )
-        for first in (name for name in real["folds"] if name.startswith("first ")):
-            counts = [real[method][first] for method in methods]
-            lines.append(
-                _row(
-                    f"{first} suspects, of those checked",
-                    [f"{each['wrong']} wrong, {each['unclear']} unclear of {each['checked']}" for each in counts],
-                )
-            )
-    if "flips" in found:
-        flips = found["flips"]["found"]
-        number = flips["flipped"]
-        names = {
-            f"average precision, {number} labels flipped at random": "average precision",
-            f"share of flipped labels in the first {number} suspects": f"precision at {number}",
-        }
-        lines += [_row(what, [f"{flips[method][name]:.2f}" for method in methods]) for what, name in names.items()]
+    lines = [_row("", ["`data.folds=5`", "NB-SVM, same folds"]), "|---|---:|---:|"]
+    lines += [_row(name, cells) for name, cells in doubt_rows(found)]
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
-        lines += [
-            "",
-            _row("training reviews", [f"{int(size):,}" for size in by_size]),
-            f"|---|{'---:|' * len(by_size)}",
-        ]
-        lines.append(_row("validation accuracy", [f"{accuracy:.1%}" for accuracy in by_size.values()]))
-    lines.append("")
+        lines += ["", _row("training reviews", [f"{int(size):,}" for size in by_size])]
+        lines += [f"|---|{'---:|' * len(by_size)}", _row("validation accuracy", map("{:.1%}".format, by_size.values()))]
     if "errors" in found:
         errors = found["errors"]["found"]
         preset, _, seed = found["errors"]["checkpoint"].partition("_")
         wrong, unclear, right = (errors[name] for name in ("wrong", "unclear", "right"))
-        lines.append(
+        lines += [
+            "",
             f"`experiment={preset}`, seed {seed}, predicts {errors['errors']:,} test reviews wrong. People looked at "
             f"{wrong + unclear + right} of their labels and call {wrong} wrong ({wrong / errors['errors']:.1%} of the "
-            f"errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right."
-        )
+            f"errors), {unclear} unclear ({unclear / errors['errors']:.1%}) and {right} right.",
+        ]
     what = {
         "real": "checked labels (of the test reviews, trained on)",
         "flips": "flipped labels",
@@ -285,8 +256,27 @@ def labels(found: dict[str, Any]) -> str:
     }
     how = [f"{said} `{' '.join(found[name]['overrides'])}`" for name, said in what.items() if name in found]
     machines = dict.fromkeys(measured_on(found[name]) for name in (*what, "errors") if name in found)
-    lines.append(f"\n`benchmarks/labels.py`: {', '.join(how)}; measured on {' and '.join(machines)}.")
+    lines += ["", f"`benchmarks/labels.py`: {', '.join(how)}; measured on {' and '.join(machines)}."]
     return "\n".join(lines)
+
+
+def doubt_rows(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield what is measured, and its value by our folds and by NB-SVM."""
+    both = ("folds", "NB-SVM")
+    if "real" in found:
+        real, checked = found["real"]["found"], found["real"]["found"]["checked"]
+        name = f"average precision, labels checked by people ({checked['wrong']} of {sum(checked.values())} wrong)"
+        yield name, [f"{real[method]['average precision, wrong']:.2f}" for method in both]
+        for first in (name for name in real["folds"] if name.startswith("first ")):
+            counts = [real[method][first] for method in both]
+            cells = [f"{each['wrong']} wrong, {each['unclear']} unclear of {each['checked']}" for each in counts]
+            yield f"{first} suspects, of those checked", cells
+    if "flips" in found:
+        flips, number = found["flips"]["found"], found["flips"]["found"]["flipped"]
+        name = f"average precision, {number} labels flipped at random"
+        yield name, [f"{flips[method]['average precision']:.2f}" for method in both]
+        name = f"share of flipped labels in the first {number} suspects"
+        yield name, [f"{flips[method][f'precision at {number}']:.0%}" for method in both]
 
 
 def _row(name: str, cells: Iterable[str]) -> str:
