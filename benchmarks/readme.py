@@ -200,9 +200,9 @@ def neighbours(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         name = f"`experiment={row['name']}`" if row["name"] == row.get("preset") else row["name"]
         low, high = row["interval"]
-        p = _p(row["against balanced"]) if "against balanced" in row else ""
+        p = p_of(row["against balanced"]) if "against balanced" in row else ""
         cells = [f"{row['accuracy']:.1%}", f"{low:.1%}–{high:.1%}", p, f"{row['minutes']:.1f}"]
-        lines.append(_row(name, [*cells, f"{row['megabytes']:,.0f}", machine_of(row)]))
+        lines.append(table_row(name, [*cells, f"{row['megabytes']:,.0f}", machine_of(row)]))
     lines += [
         "",
         f"All rows are of the same {found['num_test']:,} test reviews; of a preset, the first seed. p: McNemar's test. "
@@ -213,32 +213,35 @@ def neighbours(found: dict[str, Any]) -> str:
         numbers = sorted({each["seed"] for runs in seeds.values() for each in runs})
         lines += [
             "",
-            _row(f"reviews right more than by {found['presets against']}", [f"seed {n}" for n in numbers]),
+            table_row(f"reviews right more than by {found['presets against']}", [f"seed {n}" for n in numbers]),
             f"|---|{'---:|' * len(numbers)}",
         ]
         for name, runs in seeds.items():
-            more = {each["seed"]: f"{_surplus(each):+,} (p {_p(each)})" for each in runs}
-            lines.append(_row(f"`experiment={name}`", [more.get(n, "–") for n in numbers]))
+            more = {each["seed"]: f"{surplus(each):+,} (p {p_of(each)})" for each in runs}
+            lines.append(table_row(f"`experiment={name}`", [more.get(n, "–") for n in numbers]))
     return "\n".join([*lines, "", "![Accuracy with its interval, and minutes, of each](docs/neighbours.png)"])
 
 
-def _p(compared: dict[str, Any]) -> str:
+def p_of(compared: dict[str, Any]) -> str:
     return f"{compared['p']:.2g}" if compared["p"] >= 0.001 else "< 0.001"
 
 
-def _surplus(compared: dict[str, Any]) -> int:
+def surplus(compared: dict[str, Any]) -> int:
     return compared["num_only_one"] - compared["num_only_other"]
 
 
 @written_from("labels")
 def labels(found: dict[str, Any]) -> str:
     """How well doubtful labels are found, how many errors lie on wrong labels, and accuracy by number of reviews."""
-    lines = [_row("", ["`data.folds=5`", "NB-SVM, same folds"]), "|---|---:|---:|"]
-    lines += [_row(name, cells) for name, cells in doubt_rows(found)]
+    lines = [table_row("", ["`data.folds=5`", "NB-SVM, same folds"]), "|---|---:|---:|"]
+    lines += [table_row(name, cells) for name, cells in doubt_rows(found)]
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
-        lines += ["", _row("training reviews", [f"{int(size):,}" for size in by_size])]
-        lines += [f"|---|{'---:|' * len(by_size)}", _row("validation accuracy", map("{:.1%}".format, by_size.values()))]
+        lines += ["", table_row("training reviews", [f"{int(size):,}" for size in by_size])]
+        lines += [
+            f"|---|{'---:|' * len(by_size)}",
+            table_row("validation accuracy", map("{:.1%}".format, by_size.values())),
+        ]
     if "errors" in found:
         errors = found["errors"]["found"]
         preset, _, seed = found["errors"]["checkpoint"].partition("_")
@@ -279,7 +282,7 @@ def doubt_rows(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield name, [f"{flips[method][f'precision at {number}']:.0%}" for method in both]
 
 
-def _row(name: str, cells: Iterable[str]) -> str:
+def table_row(name: str, cells: Iterable[str]) -> str:
     return f"| {' | '.join([name, *cells])} |"
 
 
@@ -526,7 +529,7 @@ def compare(found: dict[str, Any]) -> str:
             f"at {accuracy['learning_rate']:g}; the draw of the test reviews alone has a standard deviation of "
             f"{deviation:.1f} points."
         )
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = "\n".join(table_row(name, cells) for name, *cells in rows)
     return f"{table}\n\n{notes}\n\n![Time against the number of learning rates tried](docs/sweep.png)"
 
 
@@ -599,7 +602,7 @@ def deletion_table(found: dict[str, Any], model: str) -> list[str]:
         cells.append(f"{rows[method, 'never flips'][1]:.0%}")
         seconds = found[model]["seconds per review, nothing stored, one thread"][method]
         cells.append(f"{seconds:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(table_row(cells[0], cells[1:]))
     return lines
 
 

@@ -48,10 +48,10 @@ class RunTensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
-        """Log hyperparameters beside the checkpoint's metrics.
+        """Log hyperparameters beside the metrics of the kept epoch.
 
         Left out is Lightning's list of columns: TensorBoard reads that of one run only, and the other runs' keys would
-        not be shown. The checkpoint's validation metric has a tag of its own: its curve may have later points.
+        not be shown. The kept epoch's validation metric has a tag of its own: its curve may have later points.
         """
         validation = {
             f"val/kept_{name.removeprefix('val/')}": value
