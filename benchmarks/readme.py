@@ -179,12 +179,12 @@ def presets(found: dict[str, Any]) -> str:
             continue
         runs, spread = of["runs"], of["standard_deviation"]
         accuracy = f"{of['accuracy']:.2%}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
-        minutes = next((f"{each['minutes']:.0f}" for each in runs if each["features"] != "stored"), "–")
+        minutes = next((f"{each['minutes']:.1f}" for each in runs if each["features"] != "stored"), "–")
         lines.append(f"| `experiment={name}` | {accuracy} | {len(runs)} | {minutes} | {machine_of(runs[0])} |")
     lines += [
         "",
-        "MiniLM on all 25,000 + 25,000 reviews. Minutes are those of the first seed, from an empty cache, the test "
-        "included; ± is the standard deviation over the seeds. "
+        "MiniLM on all 25,000 + 25,000 reviews. Minutes are those of the first seed, from an empty cache, train.py and "
+        "evaluate.py from start to end; ± is the standard deviation over the seeds. "
         "`python benchmarks/presets.py --reviews path/to/imdb --work FOLDER`.",
     ]
     return "\n".join(lines)
@@ -206,7 +206,7 @@ def neighbours(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"All rows are of the same {found['num_test']:,} test reviews; of a preset, the first seed. p: McNemar's test. "
-        "Minutes are those of training and test. MB: what has to be kept to classify. "
+        "Minutes are those of training and test, without starting Python. MB: what has to be kept to classify. "
         "`python benchmarks/neighbours.py --reviews path/to/imdb`.",
     ]
     if seeds := found.get("seeds"):
