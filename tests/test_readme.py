@@ -66,7 +66,8 @@ def check(command: str, tiny_run: list[str]) -> None:
         case ["python", script, *arguments]:
             run(sys.executable, str(REPOSITORY / script), *arguments, *small(words, tiny_run))
         case ["make", "demo"]:
-            recipe = subprocess.run(["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+            shown = ["make", "--no-print-directory", "-n", "demo"]  # also within `make slow`
+            recipe = subprocess.run(shown, cwd=REPOSITORY, capture_output=True, text=True, check=True)
             _, script, *arguments = recipe.stdout.splitlines()[-1].split()
             run(sys.executable, str(REPOSITORY / script), *arguments, *SMALL_DEMO)
         case ["pip", "install", "-e", extra]:
