@@ -9,7 +9,7 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,7 @@ def presets(found: dict[str, Any]) -> str:
         runs, spread = of["runs"], of["standard_deviation"]
         accuracy = f"{of['accuracy']:.2%}" + (f" ± {100 * spread:.2f}" if spread is not None else "")
         minutes = next((f"{each['minutes']:.1f}" for each in runs if each["features"] != "stored"), "–")
-        lines.append(f"| `experiment={name}` | {accuracy} | {len(runs)} | {minutes} | {machine_of(runs[0])} |")
+        lines.append(table_row(f"`experiment={name}`", [accuracy, f"{len(runs)}", minutes, machine_of(runs[0])]))
     lines += [
         "",
         "MiniLM on all 25,000 + 25,000 reviews. Minutes are those of the first seed, from an empty cache, train.py and "
@@ -213,8 +213,7 @@ def neighbours(found: dict[str, Any]) -> str:
         numbers = sorted({each["seed"] for runs in seeds.values() for each in runs})
         lines += [
             "",
-            table_row(f"reviews right more than by {found['presets against']}", [f"seed {n}" for n in numbers]),
-            f"|---|{'---:|' * len(numbers)}",
+            *table_head(f"reviews right more than by {found['presets against']}", [f"seed {n}" for n in numbers]),
         ]
         for name, runs in seeds.items():
             more = {each["seed"]: f"{surplus(each):+,} (p {p_of(each)})" for each in runs}
@@ -233,15 +232,12 @@ def surplus(compared: dict[str, Any]) -> int:
 @written_from("labels")
 def labels(found: dict[str, Any]) -> str:
     """How well doubtful labels are found, how many errors lie on wrong labels, and accuracy by number of reviews."""
-    lines = [table_row("", ["`data.folds=5`", "NB-SVM, same folds"]), "|---|---:|---:|"]
+    lines = table_head("", ["`data.folds=5`", "NB-SVM, same folds"])
     lines += [table_row(name, cells) for name, cells in doubt_rows(found)]
     if "curve" in found:
         by_size = found["curve"]["found"]["validation accuracy"]
-        lines += ["", table_row("training reviews", [f"{int(size):,}" for size in by_size])]
-        lines += [
-            f"|---|{'---:|' * len(by_size)}",
-            table_row("validation accuracy", map("{:.1%}".format, by_size.values())),
-        ]
+        lines += ["", *table_head("training reviews", [f"{int(size):,}" for size in by_size])]
+        lines.append(table_row("validation accuracy", map("{:.1%}".format, by_size.values())))
     if "errors" in found:
         errors = found["errors"]["found"]
         preset, _, seed = found["errors"]["checkpoint"].partition("_")
@@ -280,6 +276,11 @@ def doubt_rows(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield name, [f"{flips[method]['average precision']:.2f}" for method in both]
         name = f"share of flipped labels in the first {number} suspects"
         yield name, [f"{flips[method][f'precision at {number}']:.0%}" for method in both]
+
+
+def table_head(name: str, columns: Sequence[str]) -> list[str]:
+    """Return the first two lines of a table whose columns are numbers."""
+    return [table_row(name, columns), f"|---|{'---:|' * len(columns)}"]
 
 
 def table_row(name: str, cells: Iterable[str]) -> str:
