@@ -156,6 +156,8 @@ def test_two_classifiers_are_compared_on_the_same_reviews(tiny_run, tmp_path, ru
     fewer = [*options, "data.max_reviews=40", f"against={tmp_path / 'b' / 'predictions.parquet'}"]
     with pytest.raises(InputError, match=r"predictions\.parquet: predictions of other reviews"):
         run_task("evaluate", tmp_path / "d", *fewer)
+    with pytest.raises(InputError, match=r"against=nothing\.parquet: no such file"):
+        run_task("evaluate", tmp_path / "e", *options, "against=nothing.parquet")
 
 
 def test_calibrated_probabilities_are_those_divided_by_the_temperature(tiny_run, tmp_path, run_task):

@@ -276,6 +276,8 @@ def read_predictions(path: Path, texts: Sequence[str], label_names: Sequence[str
     try:
         table = pq.read_table(path, columns=["text", *names])
         probabilities = torch.tensor([table[name].to_pylist() for name in names]).T
+    except FileNotFoundError as error:  # pyarrow's own message is the path alone
+        raise InputError(f"against={path}: no such file") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         cause = one_line_of(str(error))[:200]
         raise InputError(f"against={path}: no predictions.parquet of {', '.join(label_names)} ({cause})") from error
